@@ -1,0 +1,1 @@
+"""Programs that make what the repository ships; nothing in `webui` imports them."""

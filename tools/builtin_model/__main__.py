@@ -1,0 +1,37 @@
+"""The commands: ``vae``, ``latents``, ``unet``, ``export``, ``evaluate``; see README.md in this folder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+
+def main() -> None:
+    """Runs one stage."""
+    parser = argparse.ArgumentParser(prog="python -m tools.builtin_model", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("data/builtin_model"), help="where stages keep their state")
+    stages = parser.add_subparsers(dest="stage", required=True)
+    vae = stages.add_parser("vae", help="train the autoencoder")
+    vae.add_argument("--minutes", type=float, default=25)
+    latents = stages.add_parser("latents", help="encode the training pictures")
+    latents.add_argument("--count", type=int, default=32_000)
+    unet = stages.add_parser("unet", help="train UNet and text encoder on the cached latents")
+    unet.add_argument("--minutes", type=float, default=110)
+    unet.add_argument("--batch", type=int, default=32)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+
+    from tools.builtin_model import train
+
+    if arguments.stage == "vae":
+        train.train_vae(arguments.folder, arguments.minutes)
+    elif arguments.stage == "latents":
+        train.cache_latents(arguments.folder, arguments.count)
+    else:
+        train.train_unet(arguments.folder, arguments.minutes, arguments.batch)
+
+
+if __name__ == "__main__":
+    main()

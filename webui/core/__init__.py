@@ -1,0 +1,1 @@
+"""What every layer speaks: requests, events, errors, ports, infotext, prompts. No torch, gradio or fastapi."""

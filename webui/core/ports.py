@@ -1,0 +1,106 @@
+"""The seams between layers, as Protocols: whoever needs one asks for it here, and `webui.bootstrap` plugs it in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from webui.core.events import Event, Step
+from webui.core.geometry import Size
+from webui.core.requests import Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """A checkpoint that can be chosen, as far as its header tells."""
+
+    name: str
+    family: str
+    native_size: Size
+
+
+class ModelCatalogue(Protocol):
+    """What lies in the models folder. Reading it loads no weights and no torch; it may be called from any thread."""
+
+    def checkpoints(self) -> Sequence[CheckpointInfo]:
+        """All checkpoints, the default first."""
+        ...
+
+    def upscalers(self) -> Sequence[str]:
+        """Names of all upscalers, the built-in ones first."""
+        ...
+
+    def checkpoint(self, name: str) -> CheckpointInfo:
+        """The checkpoint of that name, the default for ""; raises `CheckpointNotFound`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """What the page says about the engine: `phase` is "warming up", "ready" or "failed"."""
+
+    phase: str
+    device: str = ""
+    attention: str = ""
+    checkpoint: str = ""
+    detail: str = ""
+
+
+class Control:
+    """How a consumer asks a running request to skip the current batch; stopping is closing the generator.
+
+    Thread-safe: any thread may ask, the engine takes the wish once.
+    """
+
+    def __init__(self) -> None:
+        self._skip = threading.Event()
+
+    def skip(self) -> None:
+        """Asks for the current batch to be left unfinished."""
+        self._skip.set()
+
+    def take_skip(self) -> bool:
+        """Whether a skip was asked for since the last call."""
+        wanted = self._skip.is_set()
+        self._skip.clear()
+        return wanted
+
+
+class Engine(Protocol):
+    """Turns requests into pictures. One thread calls it; `status` may be called from any."""
+
+    def warm_up(self) -> None:
+        """Imports the heavy libraries and loads the default checkpoint, so that the first picture comes soon."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """What the engine is doing and with what."""
+        ...
+
+    def generate(self, request: Request, *, control: Control, start_batch: int = 0) -> Iterator[Event]:
+        """Runs `request` from batch `start_batch` on; closing the generator stops within one step."""
+        ...
+
+
+class JobHooks(Protocol):
+    """What extensions may do around a job. An implementation never raises: it logs, names and disables what fails."""
+
+    def before_job(self, request: Request) -> Request:
+        """Called once before the engine starts; returns the request to run."""
+        ...
+
+    def on_step(self, request: Request, step: Step) -> None:
+        """Called after each step."""
+        ...
+
+    def process_image(self, image: Image.Image, request: Request) -> Image.Image:
+        """Called for each finished picture before it is saved; returns the picture to save."""
+        ...
+
+    def after_job(self, request: Request, state: str) -> None:
+        """Called once at the end; `state` is "finished", "failed" or "cancelled"."""
+        ...

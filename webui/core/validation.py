@@ -1,0 +1,70 @@
+"""Checks a request before it becomes a job, and settles its seed.
+
+What can be known without a model is checked here, in one place for every edge; whether a checkpoint or an upscaler
+exists is asked of the catalogue of models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+from webui.core import catalogue
+from webui.core.errors import InvalidRequest
+from webui.core.requests import DiffusionRequest, Img2Img, Inpaint, Request, Upscale
+
+
+def _in_range(what: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidRequest(f"{what} is {value:g}, outside {low:g} to {high:g}; choose a value in that range.")
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InvalidRequest(f"{what} {value!r} is not known; choose one of {', '.join(known)}.")
+
+
+def validate(request: Request) -> None:
+    """Raises `InvalidRequest` naming the first field that is out of range, its value and what is allowed."""
+    if isinstance(request, Upscale):
+        _in_range("Scale", request.scale, *catalogue.SCALE_RANGE)
+        if request.tile != 0:
+            _in_range("Tile size", request.tile, 32, 2048)
+            _in_range("Tile overlap", request.overlap, 0, request.tile // 2)
+        _not_empty("picture to upscale", request.image)
+        return
+    _one_of("Sampler", request.sampler, catalogue.SAMPLERS)
+    _one_of("Schedule type", request.schedule_type, catalogue.SCHEDULE_TYPES)
+    _in_range("Steps", request.steps, *catalogue.STEPS_RANGE)
+    for what, value in (("Width", request.width), ("Height", request.height)):
+        _in_range(what, value, *catalogue.DIMENSION_RANGE)
+        if value % catalogue.DIMENSION_STEP:
+            step = catalogue.DIMENSION_STEP
+            raise InvalidRequest(
+                f"{what} is {value}, not a multiple of {step}; the nearest are {value // step * step}"
+                f" and {(value // step + 1) * step}."
+            )
+    _in_range("CFG scale", request.cfg_scale, *catalogue.CFG_SCALE_RANGE)
+    _in_range("Batch size", request.batch_size, *catalogue.BATCH_SIZE_RANGE)
+    _in_range("Batch count", request.batch_count, *catalogue.BATCH_COUNT_RANGE)
+    _in_range("Seed", request.seed, -1, catalogue.MAX_SEED)
+    if isinstance(request, Img2Img | Inpaint):
+        _in_range("Denoising strength", request.denoising_strength, 0, 1)
+        _not_empty("picture to start from", request.init_image)
+    if isinstance(request, Inpaint):
+        _in_range("Mask blur", request.mask_blur, *catalogue.MASK_BLUR_RANGE)
+        _in_range("Padding", request.padding, *catalogue.PADDING_RANGE)
+        _not_empty("mask", request.mask)
+
+
+def _not_empty(what: str, png: bytes) -> None:
+    if not png:
+        raise InvalidRequest(f"There is no {what}; add one and try again.")
+
+
+def with_seed(request: Request) -> Request:
+    """The same request with seed -1 replaced by a random one, so that running it again gives the same pictures."""
+    if isinstance(request, Upscale) or request.seed != -1:
+        return request
+    seeded: DiffusionRequest = dataclasses.replace(request, seed=random.SystemRandom().randint(0, catalogue.MAX_SEED))
+    return seeded

@@ -1,0 +1,1 @@
+"""What the machine can do: device and precision, memory, attention kernels."""

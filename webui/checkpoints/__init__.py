@@ -1,0 +1,1 @@
+"""A file on disk → loaded modules: scan, detect, hash, load. `scan` imports no torch; `load` and `loaded` do."""

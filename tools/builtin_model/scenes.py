@@ -74,11 +74,13 @@ class Scene:
     subject: str
 
 
-def _plural(shape: str) -> str:
+def plural(shape: str) -> str:
+    """Several of `shape`: "stars"."""
     return PLURALS.get(shape, shape + "s")
 
 
-def _article(words: str) -> str:
+def with_article(words: str) -> str:
+    """The words after "a" or "an"."""
     return ("an " if words[0] in "aeio" else "a ") + words
 
 
@@ -92,7 +94,7 @@ def _single(rng: random.Random, colours: list[str]) -> tuple[tuple[Item, ...], s
     radius = rng.uniform(*SIZES[size])
     size_word = rng.choice(("large", "big")) if size == "large" else size
     words = f"{colour} {shape}" if size == "medium" and rng.random() < 0.9 else f"{size_word} {colour} {shape}"
-    subject = _article(words)
+    subject = with_article(words)
     if size != "large" and rng.random() < 0.5:
         place = rng.choice(tuple(POSITIONS))
         x, y = POSITIONS[place]
@@ -100,7 +102,7 @@ def _single(rng: random.Random, colours: list[str]) -> tuple[tuple[Item, ...], s
     else:
         x, y = 0.5, 0.5
     if size == "small" and subject.endswith(shape) and rng.random() < 0.1:
-        subject = _article(f"{colour} {shape}")
+        subject = with_article(f"{colour} {shape}")
     item = Item(
         shape=shape,
         colour=colour,
@@ -137,7 +139,7 @@ def _several(rng: random.Random, colours: list[str]) -> tuple[tuple[Item, ...], 
         )
         for x, y in spots
     )
-    return items, f"{COUNTS[count]} {'small ' if small else ''}{colour} {_plural(shape)}"
+    return items, f"{COUNTS[count]} {'small ' if small else ''}{colour} {plural(shape)}"
 
 
 def _pair(rng: random.Random, colours: list[str]) -> tuple[tuple[Item, ...], str]:
@@ -157,7 +159,7 @@ def _pair(rng: random.Random, colours: list[str]) -> tuple[tuple[Item, ...], str
         )
         for shape, colour, (x, y) in zip(shapes, pair_colours, spots, strict=True)
     )
-    names = [_article(f"{colour} {shape}") for shape, colour in zip(shapes, pair_colours, strict=True)]
+    names = [with_article(f"{colour} {shape}") for shape, colour in zip(shapes, pair_colours, strict=True)]
     link = rng.choice((" and ", " and ", " next to ", " left of ")) if beside else rng.choice((" above ", " over "))
     return items, link.join(names)
 
@@ -183,16 +185,18 @@ def caption(scene: Scene, rng: random.Random) -> str:
     """One of several ways to say `scene`; sometimes silent about the background or the object's details."""
     style = rng.random()
     if style < 0.62:
-        return f"{scene.subject} on {_article(scene.background)} background"
+        return f"{scene.subject} on {with_article(scene.background)} background"
     if style < 0.72:
         return f"{scene.subject}, {scene.background} background"
     if style < 0.80:
         return f"{scene.subject} on {scene.background}"
     if style < 0.86:
-        return f"a {rng.choice(('picture', 'drawing'))} of {scene.subject} on {_article(scene.background)} background"
+        return (
+            f"a {rng.choice(('picture', 'drawing'))} of {scene.subject} on {with_article(scene.background)} background"
+        )
     if style < 0.94:
         return scene.subject
-    return f"{_article(scene.background)} background"
+    return f"{with_article(scene.background)} background"
 
 
 def _polygon(shape: str, radius: float) -> list[tuple[float, float]]:

@@ -145,37 +145,50 @@ def _autoencoder_loss(got: Tensor, wanted: Tensor) -> Tensor:
     return F.l1_loss(got, wanted) + F.mse_loss(got, wanted) + 0.5 * gradient
 
 
-def train_vae(folder: Path, minutes: float) -> None:
-    """Trains the autoencoder into ``folder/vae.pt``; crops of 64 px first, whole pictures for the last 45%."""
+def train_vae(folder: Path, minutes: float, *, decoder_only: bool = False) -> None:
+    """Trains the autoencoder into ``folder/vae.pt``; crops of 64 px first, whole pictures for the last 45%.
+
+    With `decoder_only` a trained autoencoder's decoder is sharpened on whole pictures for `minutes`, and its latents,
+    which the UNet has learnt, stay as they are; that stage starts afresh each time.
+    """
     path = folder / "vae.pt"
     where = device()
     vae = networks.make_vae().to(where, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=8e-4, betas=(0.9, 0.99), weight_decay=0.01)
+    trained = [vae.decoder, vae.post_quant_conv] if decoder_only else [vae]
+    peak = 3e-4 if decoder_only else 8e-4
+    parameters = [parameter for module in trained for parameter in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=0.01)
     clock, step = Clock(minutes * 60), 0
     ema = Ema(vae, 0.998)
+    state: dict[str, Any] = {}
     if path.exists():
         state = torch.load(path, weights_only=True)
-        vae.load_state_dict(state["vae"])
         ema.module.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        clock.spent_s, step, ema.steps = state["spent_s"], state["step"], state["step"]
+        step = ema.steps = state["step"]
+        if decoder_only:
+            vae.load_state_dict(state["ema"])
+        else:
+            vae.load_state_dict(state["vae"])
+            optimizer.load_state_dict(state["optimizer"])
+            clock.spent_s = state["spent_s"]
     rng = random.Random(1000 + step)
     torch.manual_seed(1000 + step)
     clock.start()
     saved = clock.spent_s
     while (fraction := clock.fraction) < 1.0:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(8e-4, fraction)
-        whole = fraction > 0.55
+            group["lr"] = learning_rate(peak, fraction)
+        whole = decoder_only or fraction > 0.55
         pixels = _scene_pictures(rng, 6 if whole else 16, networks.IMAGE_SIZE if whole else 64)
         pixels = pixels.to(where, memory_format=torch.channels_last)
         with torch.autocast(where.type, torch.bfloat16):
-            mean = vae.encode(pixels).latent_dist.mean
+            with torch.set_grad_enabled(not decoder_only):
+                mean = vae.encode(pixels).latent_dist.mean
             got = vae.decode(mean + 0.05 * torch.randn_like(mean)).sample
         loss = _autoencoder_loss(got.float(), pixels) + 1e-3 * mean.float().square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         ema.update(vae)
         step += 1
@@ -183,16 +196,9 @@ def train_vae(folder: Path, minutes: float) -> None:
             logger.info("vae step %d, %.0f%%, loss %.4f", step, fraction * 100, loss.item())
         if clock.spent_s - saved > SAVE_EVERY_S or clock.fraction >= 1.0:
             saved = clock.spent_s
-            _save(
-                path,
-                {
-                    "vae": vae.state_dict(),
-                    "ema": ema.module.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "spent_s": clock.spent_s,
-                    "step": step,
-                },
-            )
+            if not decoder_only:
+                state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "spent_s": saved, "step": step}
+            _save(path, {**state, "ema": ema.module.state_dict()})
             _show_vae(ema.module, folder / "vae.png")
 
 

@@ -156,12 +156,7 @@ class Environment:
     def _pip(self, what: str, arguments: list[str]) -> None:
         """Runs pip under the constraints: its output goes to the log, its milestones to the terminal."""
         command = [str(self.python), "-m", "pip", "install", "--no-input", "-c", str(self.constraints), *arguments]
-        environment = {
-            **os.environ,
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            "PIP_PROGRESS_BAR": "off",
-            "PYTHONUNBUFFERED": "1",
-        }
+        quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off", "PYTHONUNBUFFERED": "1"}
         with self.log.open("a", encoding="utf-8") as log:
             pip = subprocess.Popen(
                 command,

@@ -1,0 +1,69 @@
+"""The tables, in SQLAlchemy Core. Each change here needs a migration; a test holds the two together.
+
+Times are seconds since 1970 (UTC). The pictures that a request carries (what img2img starts from, masks) lie in a table
+of their own, so that listing jobs never reads them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", Integer, primary_key=True),  # the order of submission; never reused
+    Column("id", String(32), nullable=False, unique=True),
+    Column("task", String(32), nullable=False),
+    Column("session", String(255), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("request", Text, nullable=False),  # JSON, its pictures left empty
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    Column("crashes", Integer, nullable=False),  # in a row, since the last picture
+    Column("error", Text),
+    Index(None, "state", "number"),
+    sqlite_autoincrement=True,
+)
+
+request_pictures = Table(
+    "request_pictures",
+    metadata,
+    Column("job_id", String(32), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("field", String(32), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", String(32), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("place", Integer, nullable=False),  # in the request, from 0
+    Column("path", Text, unique=True),  # NULL while the file is being written; such rows are never listed
+    Column("seed", BigInteger, nullable=False),
+    Column("infotext", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("job_id", "place"),
+)

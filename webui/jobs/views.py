@@ -1,0 +1,71 @@
+"""What a job looks like from outside. Values only: nothing here touches the database, files or threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from webui.core.requests import Choice, Request
+
+
+class JobState(Choice):
+    """Where a job stands. Queued and running jobs may still change; the other states are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a job in this state stays as it is."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a running job is. Steps count over the whole request, from 0; `image` is how many pictures are stored.
+
+    `total_steps` is 0 until the engine has said what lies ahead; `eta_s` (seconds) is None until two steps are done.
+    `preview` is the newest preview as JPEG bytes, and `preview_number` grows by one with each.
+    """
+
+    step: int = 0
+    total_steps: int = 0
+    image: int = 0
+    total_images: int = 0
+    eta_s: float | None = None
+    preview: bytes | None = None
+    preview_number: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageView:
+    """A stored picture: its place in the request (from 0), its file, its own seed and its infotext."""
+
+    index: int
+    path: Path
+    seed: int
+    infotext: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """A job at one moment.
+
+    `position` is the number of jobs that will be done before this one: 0 for the running job and for finished ones.
+    `progress` is None unless the job is running here. `error` is a sentence when the state is failed. `created_at` is
+    in seconds since 1970. Listings leave the pictures inside `request` empty (see `Jobs.queue`).
+    """
+
+    id: str
+    task: str
+    state: JobState
+    request: Request
+    created_at: float
+    position: int
+    progress: Progress | None
+    images: tuple[ImageView, ...]
+    error: str | None
+    session: str

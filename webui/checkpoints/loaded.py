@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from webui.checkpoints.families.base import LatentToRgb, PredictionType
 from webui.checkpoints.tokenizer import ClipTokenizer
 from webui.core.ports import CheckpointInfo
 
@@ -18,19 +19,6 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from torch import Tensor
     from transformers import CLIPTextModel
-
-PredictionType = Literal["epsilon", "v_prediction"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatentToRgb:
-    """A linear map from one latent pixel to one RGB pixel, for previews: ``rgb = latent @ weights + bias``.
-
-    `weights` has a row of three for each latent channel; latents are scaled (near unit deviation), RGB is in -1…1.
-    """
-
-    weights: tuple[tuple[float, float, float], ...]
-    bias: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -19,9 +19,17 @@ def main() -> None:
     unet = stages.add_parser("unet", help="train UNet and text encoder on the cached latents")
     unet.add_argument("--minutes", type=float, default=110)
     unet.add_argument("--batch", type=int, default=32)
+    export = stages.add_parser("export", help="write the checkpoint file from the trained state")
+    export.add_argument("--out", type=Path, default=Path("models/Stable-diffusion/atelier-first-light.safetensors"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     arguments.folder.mkdir(parents=True, exist_ok=True)
+
+    if arguments.stage == "export":
+        from tools.builtin_model.export import export as write_checkpoint
+
+        write_checkpoint(arguments.folder, arguments.out)
+        return
 
     from tools.builtin_model import train
 

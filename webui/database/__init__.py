@@ -1,1 +1,1 @@
-"""The database: its tables, how it is opened, its migrations. SQLite in WAL mode by default, any SQLAlchemy URL else."""
+"""The database: its tables, how it is opened, its migrations. SQLite in WAL mode, or any SQLAlchemy URL."""

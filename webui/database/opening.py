@@ -1,8 +1,8 @@
 """Opens a database, brings its tables up to date, and says how transactions begin.
 
-SQLite's rules, which hold for every connection made here: WAL, so that readers never wait for the writer; foreign keys
-on; a busy timeout, so that a locked database is waited for; and writers take the lock when they begin (BEGIN IMMEDIATE),
-because a reader that turns writer is refused at once, without the timeout
+For every SQLite connection made here: WAL, so that readers never wait for the writer; foreign keys on; a busy timeout,
+so that a locked database is waited for; and writers take the lock when they begin (BEGIN IMMEDIATE), because a reader
+that turns writer is refused at once, without the timeout
 (https://www.sqlite.org/lang_transaction.html#deferred_immediate_and_exclusive_transactions).
 """
 
@@ -29,8 +29,8 @@ _WRITES = "atelier_writes"
 def open_database(url_or_path: str | Path | URL, *, busy_timeout_s: float = 30.0) -> Engine:
     """An engine on the database, its tables made or migrated to the newest form.
 
-    A path (or a string without "://") is an SQLite file, whose folder is made when missing; "sqlite://" is a database in
-    memory. Raises `UserError` for a database of a newer Atelier, `ResourceError` for one that cannot be opened. The
+    A path (or a string without "://") is an SQLite file, whose folder is made when missing; "sqlite://" is a database
+    in memory. Raises `UserError` for a database of a newer Atelier, `ResourceError` for one that cannot be opened. The
     caller disposes of the engine.
     """
     url = _url(url_or_path)

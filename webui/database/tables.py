@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Column,
-    Float,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -39,8 +39,8 @@ jobs = Table(
     Column("session", String(255), nullable=False),
     Column("state", String(16), nullable=False),
     Column("request", Text, nullable=False),  # JSON, its pictures left empty
-    Column("created_at", Float, nullable=False),
-    Column("finished_at", Float),
+    Column("created_at", Double, nullable=False),
+    Column("finished_at", Double),
     Column("crashes", Integer, nullable=False),  # in a row, since the last picture
     Column("error", Text),
     Index(None, "state", "number"),
@@ -64,6 +64,6 @@ images = Table(
     Column("path", Text, unique=True),  # NULL while the file is being written; such rows are never listed
     Column("seed", BigInteger, nullable=False),
     Column("infotext", Text, nullable=False),
-    Column("created_at", Float, nullable=False),
+    Column("created_at", Double, nullable=False),
     UniqueConstraint("job_id", "place"),
 )

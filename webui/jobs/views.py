@@ -42,7 +42,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageView:
-    """A stored picture: its place in the request (from 0), its file, its own seed and its infotext."""
+    """A stored picture: its place in the request (from 0), its file, its own seed and its infotext.
+
+    The file was whole when it was listed; someone may have deleted it by hand since.
+    """
 
     index: int
     path: Path

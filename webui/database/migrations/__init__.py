@@ -1,1 +1,1 @@
-"""Alembic's environment. To change a table: edit `webui.database.tables`, add `versions/000N_what.py` after the last."""
+"""Alembic's environment. To change a table: edit `webui.database.tables`, add `versions/000N_what.py`."""

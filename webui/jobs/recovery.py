@@ -1,0 +1,57 @@
+"""Puts the queue in order after the last server died, before the new one takes a job.
+
+A picture is stored in three steps: its row is reserved, its file is written, the row gets the file's path. Killed
+between the second and the third, a server leaves a whole file that no row lists. Such a file is adopted: it is the one
+in the task's folder that no row lists, was written after the reservation, and carries the reserved infotext. Where
+there is none, the reservation is dropped and the picture is made again. Each picture is listed exactly once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from webui.core.errors import AtelierError
+from webui.jobs.store import JobStore, Reservation
+
+logger = logging.getLogger(__name__)
+
+MOST_CRASHES = 3
+_CLOCK_SLACK_S = 2.0  # file systems stamp files with a coarser clock than time.time(), FAT to two seconds
+_POISONED = (
+    f"The server stopped without warning {MOST_CRASHES} times in a row while this job ran without a new picture;"
+    " it is not tried again. Smaller pictures or a smaller batch need less memory."
+)
+
+
+def recover(store: JobStore, outputs: Path, read_infotext: Callable[[Path], str | None]) -> None:
+    """Adopts finished files, queues the jobs that were running, and fails one that keeps killing the server.
+
+    To be called while no worker runs on the same database.
+    """
+    for reservation in store.reservations():
+        path = _written_file(reservation, store, outputs, read_infotext)
+        if path is not None:
+            store.list_image(reservation.id, path)
+            logger.info("Found %s, which was finished just before the last server stopped.", path)
+    queued, failed = store.requeue_crashed(most_crashes=MOST_CRASHES, error=_POISONED)
+    for job_id in queued:
+        logger.info("Job %s was running when the last server stopped; it is queued again.", job_id)
+    for job_id in failed:
+        logger.warning("Job %s was running at %d crashes in a row; it is not tried again.", job_id, MOST_CRASHES)
+
+
+def _written_file(
+    reservation: Reservation, store: JobStore, outputs: Path, read_infotext: Callable[[Path], str | None]
+) -> Path | None:
+    since = reservation.created_at - _CLOCK_SLACK_S
+    for path in sorted((outputs / reservation.task).rglob("*.*")):
+        if not path.is_file() or path.stat().st_mtime < since or store.is_listed(path):
+            continue
+        try:
+            if read_infotext(path) == reservation.infotext:
+                return path
+        except AtelierError:  # a temporary file, cut short
+            logger.debug("%s is not a whole picture.", path)
+    return None

@@ -1,0 +1,163 @@
+"""The facade of the queue: what the page, the command line and the API call. It owns the worker and the live progress.
+
+It knows the engine only as `webui.core.ports.Engine` and never runs a job on the caller's thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import sqlalchemy
+
+from webui.core.errors import UpscalerNotFound
+from webui.core.ports import Engine, JobHooks, ModelCatalogue
+from webui.core.requests import Request, Upscale
+from webui.core.validation import validate, with_seed
+from webui.gallery.files import ImageFiles
+from webui.gallery.reading import read_infotext
+from webui.jobs.progress import LiveProgress, Previews
+from webui.jobs.recovery import recover
+from webui.jobs.runner import Tools
+from webui.jobs.store import JobStore
+from webui.jobs.views import JobView
+from webui.jobs.worker import Worker
+
+if TYPE_CHECKING:
+    from webui.settings.schema import Settings
+
+
+class Jobs:
+    """The queue. A context manager: entering starts the worker, leaving stops it. Any thread may call any method."""
+
+    def __init__(
+        self,
+        *,
+        database: sqlalchemy.Engine,
+        engine: Engine,
+        catalogue: ModelCatalogue,
+        files: ImageFiles,
+        hooks: JobHooks,
+        settings: Callable[[], Settings],
+        retry_s: float = 1.0,
+    ) -> None:
+        """`database` comes from `webui.database.opening.open_database` and stays the caller's to dispose of.
+
+        `retry_s` is the pause before a locked database is tried again, in seconds.
+        """
+        self._catalogue = catalogue
+        self._files = files
+        self._settings = settings
+        self._live = LiveProgress()
+        self._store = JobStore(database, files.outputs)
+        self._worker = Worker(
+            Tools(
+                store=self._store,
+                engine=engine,
+                files=files,
+                hooks=hooks,
+                settings=settings,
+                live=self._live,
+                previews=Previews(self._live.preview),
+                retry_s=retry_s,
+            )
+        )
+
+    def start(self) -> None:
+        """Takes up what a dead server left, then starts the worker; to be called once.
+
+        Only one started `Jobs` may work on a database: a second would take the first one's running job for a dead
+        server's.
+        """
+        recover(self._store, self._files.outputs, read_infotext)
+        self._worker.start()
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Ends all watching, stops after the current step and puts the running job back; waits `timeout_s` at most."""
+        self._worker.stop(timeout_s)
+        self._live.close()
+
+    def __enter__(self) -> Jobs:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, request: Request, session: str = "") -> str:
+        """Checks and queues the request; returns the job's id.
+
+        Settles what was left open (seed -1, checkpoint ""), so that the stored request names what ran. Raises
+        `InvalidRequest`, `CheckpointNotFound` or `UpscalerNotFound`.
+        """
+        validate(request)
+        job_id = self._store.add(with_seed(self._with_model(request)), session)
+        self._live.rows_changed()
+        self._worker.wake()
+        return job_id
+
+    def view(self, job_id: str) -> JobView | None:
+        """The job as it is now, its request complete; None for an unknown id."""
+        view = self._store.view(job_id)
+        return None if view is None else self._with_progress(view)
+
+    def watch(self, job_id: str, *, interval_s: float = 0.1, heartbeat_s: float = 5.0) -> Iterator[JobView]:
+        """The job now and after each change, ending with its final state.
+
+        A change of state, of the place in the queue or a new picture is told at once; steps and previews at most every
+        `interval_s` seconds. A caller slower than the changes gets the newest. When nothing happens for `heartbeat_s`
+        seconds the same view comes again, so that a caller whose client has gone can leave. Ends also when the server
+        stops, and yields nothing for an unknown id.
+        """
+        with self._live.subscribed(job_id) as changes:
+            view = self.view(job_id)
+            closed = False
+            while view is not None:
+                yield view
+                if view.state.is_final or closed:
+                    return
+                change = changes.wait(interval_s=interval_s, heartbeat_s=heartbeat_s)
+                closed = change.closed
+                if change.rows:
+                    fresh = self._store.light_view(job_id)
+                    view = None if fresh is None else dataclasses.replace(fresh, request=view.request)
+                if view is not None:
+                    view = dataclasses.replace(view, progress=None if view.state.is_final else change.progress)
+
+    def queue(self) -> Sequence[JobView]:
+        """The running job, then the queued ones in order. The pictures inside their requests are empty."""
+        return [self._with_progress(view) for view in self._store.unfinished()]
+
+    def recent(self, limit: int) -> Sequence[JobView]:
+        """The last `limit` jobs that have ended, the newest first; the pictures inside their requests are empty."""
+        return self._store.newest(limit)
+
+    def cancel(self, job_id: str) -> None:
+        """Cancels the job: at once when it is queued, within one step when it runs; its finished pictures stay.
+
+        Does nothing to a job that has ended.
+        """
+        if self._worker.cancel(job_id):
+            self._live.rows_changed()
+
+    def skip(self, job_id: str) -> None:
+        """Lets the running job leave its current batch and go on with the next; does nothing to any other job."""
+        self._worker.skip(job_id)
+
+    def _with_model(self, request: Request) -> Request:
+        if isinstance(request, Upscale):
+            known = self._catalogue.upscalers()
+            if request.upscaler not in known:
+                raise UpscalerNotFound(
+                    f"The upscaler {request.upscaler!r} is not there; choose one of {', '.join(known)}."
+                )
+            return request
+        chosen = self._catalogue.checkpoint(request.checkpoint or self._settings().checkpoint)
+        return dataclasses.replace(request, checkpoint=chosen.name)
+
+    def _with_progress(self, view: JobView) -> JobView:
+        return dataclasses.replace(view, progress=None if view.state.is_final else self._live.get(view.id))

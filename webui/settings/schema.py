@@ -1,0 +1,55 @@
+"""Every setting, with its type, its range and its default. The file and its faults are in `webui.settings.store`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, field_validator
+
+from webui.core.errors import UserError
+from webui.core.filenames import DEFAULT_PATTERN, NamePattern
+
+
+def _check_pattern(text: str) -> str:
+    try:
+        NamePattern.parse(text)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+class Settings(BaseModel):
+    """The settings at one moment. Treat the dictionary in `extensions` as read-only; `SettingsStore.update` changes it.
+
+    Raises pydantic's ValidationError; the store turns it into a sentence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    checkpoint: str = Field(
+        default="", description="The checkpoint that new requests start with; empty for the first one."
+    )
+    attention: str = Field(
+        default="auto", min_length=1, description="The attention kernel; auto takes the fastest that works."
+    )
+    previews: bool = Field(default=True, description="Show the forming picture.")
+    previews_per_second: float = Field(
+        default=4, gt=0, le=30, description="How often the forming picture is shown at most."
+    )
+    image_format: Literal["png"] = Field(default="png", description="The format that pictures are saved in.")
+    filename_pattern: Annotated[str, AfterValidator(_check_pattern)] = Field(
+        default=DEFAULT_PATTERN,
+        description="The names of pictures: [number] counts within a day's folder, [seed] is the seed.",
+    )
+    # Pillow itself refuses twice its warning limit, which is this upper bound.
+    max_image_pixels: int = Field(
+        default=2**26, ge=2**12, le=178_956_970, description="The largest picture that is opened, in pixels."
+    )
+    extensions: dict[str, dict[str, Any]] = Field(default={}, description="Each extension's own settings, by its name.")
+    disabled_extensions: list[str] = Field(default=[], description="Names of extensions that are not loaded.")
+
+    @field_validator("extensions")
+    @classmethod
+    def _is_json(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Settings live in a JSON file, so only JSON values can be kept."""
+        return TypeAdapter(dict[str, dict[str, JsonValue]]).validate_python(values)

@@ -9,10 +9,11 @@ there is none, the reservation is dropped and the picture is made again. Each pi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
-from webui.core.errors import AtelierError
+from webui.core.durable import TEMPORARY_SUFFIX
+from webui.core.errors import UnreadableImage
+from webui.gallery.pictures import read_infotext
 from webui.jobs.store import JobStore, Reservation
 
 logger = logging.getLogger(__name__)
@@ -25,13 +26,13 @@ _POISONED = (
 )
 
 
-def recover(store: JobStore, outputs: Path, read_infotext: Callable[[Path], str | None]) -> None:
+def recover(store: JobStore, outputs: Path) -> None:
     """Adopts finished files, queues the jobs that were running, and fails one that keeps killing the server.
 
     To be called while no worker runs on the same database.
     """
     for reservation in store.reservations():
-        path = _written_file(reservation, store, outputs, read_infotext)
+        path = _written_file(reservation, store, outputs)
         if path is not None:
             store.list_image(reservation.id, path)
             logger.info("Found %s, which was finished just before the last server stopped.", path)
@@ -47,11 +48,11 @@ def _written_file(
 ) -> Path | None:
     since = reservation.created_at - _CLOCK_SLACK_S
     for path in sorted((outputs / reservation.task).rglob("*.*")):
-        if not path.is_file() or path.stat().st_mtime < since or store.is_listed(path):
+        if path.suffix == TEMPORARY_SUFFIX or not path.is_file() or path.stat().st_mtime < since:
             continue
         try:
-            if read_infotext(path) == reservation.infotext:
+            if (read_infotext(path) or "") == reservation.infotext and not store.is_listed(path):
                 return path
-        except AtelierError:  # a temporary file, cut short
-            logger.debug("%s is not a whole picture.", path)
+        except UnreadableImage:
+            logger.debug("%s is not a picture of ours.", path)
     return None

@@ -144,7 +144,7 @@ class JobRun:
             self._tools.hooks.on_step(request, event)
             self._advance(event.index, event.total, self._eta.after(event.index, event.total, time.monotonic()))
             settings = self._tools.settings()
-            if event.preview is not None and settings.previews and settings.previews_per_second > 0:
+            if event.preview is not None and settings.previews:
                 self._tools.previews.offer(self._id, event.preview, per_second=settings.previews_per_second)
         elif isinstance(event, ImageReady) and event.index not in self._stored:
             self._store(event, request)
@@ -155,10 +155,12 @@ class JobRun:
     def _store(self, event: ImageReady, request: Request) -> None:
         store, files = self._tools.store, self._tools.files
         image = self._tools.hooks.process_image(event.image, request)
+        # Half surrogates, which a browser may send, have no encoding in files or databases.
+        infotext = event.infotext.encode("utf-8", "replace").decode("utf-8")
         reservation = self._patiently(
-            lambda: store.reserve_image(self._id, index=event.index, seed=event.seed, infotext=event.infotext)
+            lambda: store.reserve_image(self._id, index=event.index, seed=event.seed, infotext=infotext)
         )
-        path = files.save(image, task=task_name(request), seed=event.seed, infotext=event.infotext)
+        path = files.save(image, task=task_name(request), seed=event.seed, infotext=infotext)
         self._patiently(lambda: store.list_image(reservation, path))
         self._stored.add(event.index)
         self._tools.live.image_stored(self._id, len(self._stored))

@@ -17,7 +17,7 @@ from webui.core.ports import Engine, JobHooks, ModelCatalogue
 from webui.core.requests import Request, Upscale
 from webui.core.validation import validate, with_seed
 from webui.gallery.files import ImageFiles
-from webui.gallery.reading import read_infotext
+from webui.jobs.ownership import Ownership
 from webui.jobs.progress import LiveProgress, Previews
 from webui.jobs.recovery import recover
 from webui.jobs.runner import Tools
@@ -51,6 +51,7 @@ class Jobs:
         self._files = files
         self._settings = settings
         self._live = LiveProgress()
+        self._ownership = Ownership(database.url)
         self._store = JobStore(database, files.outputs)
         self._worker = Worker(
             Tools(
@@ -69,15 +70,18 @@ class Jobs:
         """Takes up what a dead server left, then starts the worker; to be called once.
 
         Only one started `Jobs` may work on a database: a second would take the first one's running job for a dead
-        server's.
+        server's. For an SQLite file it raises `UserError`; on a database server it is for the caller to see to.
         """
-        recover(self._store, self._files.outputs, read_infotext)
+        self._ownership.take()
+        recover(self._store, self._files.outputs)
         self._worker.start()
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Ends all watching, stops after the current step and puts the running job back; waits `timeout_s` at most."""
-        self._worker.stop(timeout_s)
+        stopped = self._worker.stop(timeout_s)
         self._live.close()
+        if stopped:
+            self._ownership.give_up()
 
     def __enter__(self) -> Jobs:
         self.start()

@@ -33,11 +33,11 @@ class Worker:
         self._tools.previews.start()
         self._thread.start()
 
-    def stop(self, timeout_s: float) -> None:
+    def stop(self, timeout_s: float) -> bool:
         """Stops after the current step and puts the running job back into the queue.
 
         Waits `timeout_s` seconds at most: a load or a step that takes longer is left behind with its daemon thread, and
-        its job is queued again at the next start.
+        its job is queued again at the next start. Returns whether everything has stopped.
         """
         self._closing.set()
         self._work_waits.set()
@@ -46,6 +46,7 @@ class Worker:
             if self._thread.is_alive():
                 logger.warning("The worker did not stop within %g s; its job is taken up at the next start.", timeout_s)
         self._tools.previews.stop(timeout_s)
+        return not self._thread.is_alive()
 
     def wake(self) -> None:
         """A job has been queued."""

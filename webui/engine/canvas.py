@@ -1,0 +1,75 @@
+"""What a request starts from, told apart by its type: noise alone, a picture, or a picture with a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from webui.checkpoints.loaded import LoadedCheckpoint
+from webui.core.requests import DiffusionRequest, Img2Img, Inpaint, MaskedContent, Txt2Img
+from webui.engine import inpaint
+from webui.engine.img2img import first_step, fit
+from webui.engine.pixels import as_rgb, encode, read_image, to_pixels
+
+
+def _as_it_is(image: Image.Image) -> Image.Image:
+    return image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canvas:
+    """The start of a request, the same for all its pictures.
+
+    `latents` (1, 4, h, w) is the encoded picture, None for txt2img; `mask` (1, 1, h, w) is 1 where it is remade, None
+    for everywhere. `first_step` says how many steps are left out. `finish` takes each decoded picture to the finished.
+    """
+
+    latents: Tensor | None = None
+    mask: Tensor | None = None
+    content: MaskedContent = MaskedContent.ORIGINAL
+    first_step: int = 0
+    finish: Callable[[Image.Image], Image.Image] = _as_it_is
+
+    def under_noise(self, noise: Tensor, sigma: float) -> Tensor:
+        """The latents to denoise: the picture, with what the mask covers replaced as asked, under noise of `sigma`.
+
+        `noise` (N, 4, h, w) is standard normal. Only for a canvas with a picture.
+        """
+        if self.latents is None:
+            raise ValueError("a canvas without a picture starts from the sampler's own noise")
+        latents = self.latents
+        if self.mask is not None and self.content is MaskedContent.LATENT_NOISE:
+            latents = torch.lerp(latents, noise, self.mask)
+        elif self.mask is not None and self.content is MaskedContent.LATENT_NOTHING:
+            latents = latents * (1 - self.mask)
+        return torch.add(latents, noise, alpha=sigma)
+
+
+def make_canvas(request: DiffusionRequest, checkpoint: LoadedCheckpoint, device: torch.device) -> Canvas:
+    """The canvas of `request`; raises `UnreadableImage` or `InvalidRequest` for pictures that cannot be used."""
+    if isinstance(request, Txt2Img):
+        return Canvas()
+    start = first_step(request.steps, request.denoising_strength)
+    if isinstance(request, Img2Img):
+        image = fit(as_rgb(read_image(request.init_image, "picture to start from")), request.size, request.resize_mode)
+        latents = encode(checkpoint.vae, to_pixels(image), checkpoint.scaling_factor)
+        return Canvas(latents=latents.to(device), first_step=start)
+    return _inpaint_canvas(request, checkpoint, device, start)
+
+
+def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torch.device, start: int) -> Canvas:
+    prepared = inpaint.prepare(request)
+    pixels = to_pixels(prepared.image)
+    if request.masked_content is MaskedContent.FILL:
+        pixels = inpaint.filled(pixels, prepared.mask)
+    return Canvas(
+        latents=encode(checkpoint.vae, pixels, checkpoint.scaling_factor).to(device),
+        mask=inpaint.latent_mask(prepared.mask).to(device),
+        content=request.masked_content,
+        first_step=start,
+        finish=prepared.paste,
+    )

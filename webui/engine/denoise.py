@@ -1,0 +1,41 @@
+"""The denoising loop, as a generator: previews, progress, skipping and stopping are only its consumers."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import torch
+from torch import Tensor
+
+from webui.core.errors import UserError
+from webui.core.ports import Control
+from webui.engine.denoiser import Denoiser
+from webui.engine.samplers import NoiseSource, Sampler, SamplerStep
+
+
+def denoise(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: NoiseSource,
+    control: Control,
+) -> Generator[SamplerStep, None, Tensor | None]:
+    """Walks `x` (N, 4, h, w), noisy by ``sigmas[0]``, down to the last sigma; returns it, or None if it was skipped.
+
+    Raises `UserError` if the result is not finite. Whether it is, is asked once at the end: asking at every step
+    would make the host wait for the device.
+    """
+    if control.take_skip():
+        return None
+    for step in sampler.run(denoiser, x, sigmas, noise):
+        x = step.x
+        yield step
+        if control.take_skip():
+            return None
+    if not bool(torch.isfinite(x).all()):
+        raise UserError(
+            "The picture turned into numbers that are not finite (NaN) while denoising: the model overflowed."
+            " Lower the CFG scale or the prompt's weights, try another sampler, or another checkpoint."
+        )
+    return x

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import base64
 import html
-from typing import TYPE_CHECKING
 
 from webui.core.requests import Request, Upscale
-
-if TYPE_CHECKING:
-    from webui.jobs.service import JobView, Progress
+from webui.jobs.views import JobState, JobView, Progress
 
 _EMPTY_HINT = "Your picture appears here. <span class='hint-keys'><kbd>Ctrl</kbd> <kbd>Enter</kbd> starts it.</span>"
 
@@ -22,18 +19,19 @@ def live_panel(view: JobView | None, *, waiting: int = 0) -> str:
     """The panel for `view` (None: nothing was asked for yet) with `waiting` more jobs of this tab behind it."""
     if view is None:
         return _panel("empty", 0, _stage(f"<p class='stage-hint'>{_EMPTY_HINT}</p>", ""))
-    state = view.state.value
+    state = view.state
     shape = _shape(view.request)
-    if state == "queued":
-        words = "Next in line" if view.position <= 1 else f"{view.position - 1} jobs are ahead of this one"
+    if state is JobState.QUEUED:
+        ahead = view.position
+        words = "Next in line" if ahead < 1 else "One job is ahead" if ahead == 1 else f"{ahead} jobs are ahead"
         return _panel(state, 0, _stage(f"<p class='stage-hint pulse'>{words} …</p>", shape))
-    if state == "running":
+    if state is JobState.RUNNING:
         return _panel(state, len(view.images), _running(view.progress, shape, waiting))
-    if state == "failed":
+    if state is JobState.FAILED:
         sentence = html.escape(view.error or "The job failed; the log has the details.")
         return _panel(state, len(view.images), f"<p class='live-error' role='alert'>{sentence}</p>")
     total = len(view.images)
-    words = "Interrupted" if state == "cancelled" else "Done"
+    words = "Interrupted" if state is JobState.CANCELLED else "Done"
     pictures = "no picture" if total == 0 else "1 picture" if total == 1 else f"{total} pictures"
     line = f"<p class='live-line'><span>{words} · {pictures}</span></p>"
     stage = "" if total else _stage("<p class='stage-hint'>There is no picture.</p>", shape)
@@ -58,7 +56,8 @@ def _running(progress: Progress | None, shape: str, waiting: int) -> str:
     if progress is None or progress.total_steps <= 0:
         return _stage("<p class='stage-hint pulse'>Getting ready …</p>", shape) + _bar(0.0, "Getting ready", "")
     share = min(1.0, progress.step / progress.total_steps)
-    words = f"Step {progress.step} of {progress.total_steps}"
+    unit = "Tile" if shape == "" else "Step"
+    words = f"{unit} {progress.step} of {progress.total_steps}"
     if progress.total_images > 1:
         words += f" · picture {min(progress.image + 1, progress.total_images)} of {progress.total_images}"
     if waiting:

@@ -1,0 +1,126 @@
+"""The layout of a tab that makes pictures: what to make on the left, the picture as the hero on the right.
+
+On a phone the three parts stand below each other, with the picture between the prompt and the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from webui.core.geometry import Size
+from webui.core.infotext import infotext_to_request, parse_infotext
+from webui.core.requests import Txt2Img
+from webui.ui.components.form import Form, SettingButtons, add_prompts, add_settings
+from webui.ui.components.job_panel import (
+    ResultPanel,
+    RunButtons,
+    add_result_panel,
+    add_run_buttons,
+    shown_image,
+)
+from webui.ui.reading import GENERATION_LABELS
+from webui.ui.services import Services
+from webui.ui.toasts import guarded, inform, warn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What stands above the tabs and every tab needs."""
+
+    checkpoint: gr.Dropdown
+    status: gr.HTML
+    native_size: Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Studio:
+    """A built tab: its form, its buttons, where its job shows, and the picture it starts from (None in txt2img)."""
+
+    form: Form
+    run: RunButtons
+    result: ResultPanel
+    picture: Component | None
+
+    @property
+    def started_from(self) -> Component:
+        """The picture's component, for tabs that are known to have one."""
+        if self.picture is None:
+            raise ValueError(f"the tab {self.form.tab} starts from no picture")
+        return self.picture
+
+
+def build_studio(
+    tab: str,
+    services: Services,
+    header: Header,
+    *,
+    picture: Callable[[], Component] | None = None,
+    extra: Callable[[Form], None] | None = None,
+) -> Studio:
+    """Lays out a generation tab; `picture` makes the input above the prompt, `extra` the fields only this tab has."""
+    form = Form(tab=tab)
+    with gr.Row(elem_classes=["studio", f"studio-{tab}"]):
+        with gr.Column(elem_classes="studio-ask"):
+            start = picture() if picture is not None else None
+            add_prompts(form)
+            run = add_run_buttons(tab)
+        with gr.Column(elem_classes="studio-picture"):
+            result = add_result_panel(tab)
+        with gr.Column(elem_classes="studio-settings"):
+            if extra is not None:
+                extra(form)
+            buttons = add_settings(form, header.native_size)
+            read = gr.Button(
+                "Read parameters from the prompt", size="sm", elem_id=f"{tab}_paste", elem_classes="read-parameters"
+            )
+    _wire_buttons(services, form, buttons, result)
+    read.click(
+        guarded(lambda *values: form.updates(read_prompt(form.values(values)))),
+        inputs=form.components,
+        outputs=form.components,
+        show_progress="hidden",
+        preprocess=False,
+    )
+    return Studio(form=form, run=run, result=result, picture=start)
+
+
+def _wire_buttons(services: Services, form: Form, buttons: SettingButtons, result: ResultPanel) -> None:
+    size = [form.fields["width"], form.fields["height"]]
+    buttons.swap.click(fn=None, js="(width, height) => [height, width]", inputs=size, outputs=size)
+    buttons.dice.click(fn=None, js="() => -1", outputs=[form.fields["seed"]])
+
+    def last_seed(shown: object) -> Any:
+        image = shown_image(services.jobs, shown)
+        if image is None:
+            inform("There is no picture whose seed could be used again.")
+            return gr.skip()
+        return image.seed
+
+    buttons.reuse.click(
+        guarded(last_seed), inputs=[result.shown], outputs=[form.fields["seed"]], show_progress="hidden"
+    )
+
+
+def read_prompt(values: dict[str, Any]) -> dict[str, Any]:
+    """What changes in a form when the infotext in its prompt is read; says so where there is none."""
+    found = str(values.get("prompt") or "")
+    if not parse_infotext(found).pairs:
+        inform("There are no parameters in the prompt; paste a picture's parameters there first.")
+        return {}
+    return pasted_values(found, values)
+
+
+def pasted_values(infotext: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The fields that `infotext` changes in a form that holds `values`; what it names in vain is shown as a toast."""
+    # A request is a plain record: it may hold whatever the form does, and only what the text changes is looked at.
+    base = Txt2Img(**{name: values[name] for name in GENERATION_LABELS if name in values})
+    pasted = infotext_to_request(parse_infotext(infotext), base)
+    for sentence in pasted.warnings:
+        warn(sentence)
+    changed = {name: getattr(pasted.request, name) for name in GENERATION_LABELS if name in values}
+    return {name: value for name, value in changed.items() if value != values[name]}

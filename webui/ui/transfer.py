@@ -1,0 +1,68 @@
+"""Sends pictures and parameters from one tab to another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from webui.ui import pictures
+from webui.ui.components.job_panel import ResultPanel, shown_image
+from webui.ui.components.studio import Studio, pasted_values
+from webui.ui.services import Services
+from webui.ui.tabs.pnginfo import PngInfo
+from webui.ui.toasts import guarded, inform
+
+
+def wire_sending(services: Services, studios: Mapping[str, Studio], info: PngInfo, tabs: gr.Tabs) -> None:
+    """Connects every "send to" button of `studios` and of PNG info."""
+    for source in studios.values():
+        for target, button in source.result.sends.items():
+            _send_picture(services, source.result, target, studios[target], button, tabs)
+    for target, button in info.sends.items():
+        _send_infotext(info, target, studios[target], button, tabs)
+
+
+def _send_picture(
+    services: Services, source: ResultPanel, target: str, studio: Studio, button: gr.Button, tabs: gr.Tabs
+) -> None:
+    form = studio.form
+    takes_prompt = "prompt" in form.fields
+    fields = form.components if takes_prompt else []
+
+    def send(shown: object, *values: Any) -> list[Any]:
+        image = shown_image(services.jobs, shown)
+        if image is None:
+            inform("There is no picture to send yet.")
+            return [gr.skip()] * (2 + len(fields))
+        copy = pictures.shown(image.path)
+        picture = pictures.editor_value(copy) if isinstance(studio.picture, gr.ImageEditor) else copy
+        updates = form.updates(pasted_values(image.infotext, form.values(values))) if takes_prompt else []
+        return [gr.Tabs(selected=target), picture, *updates]
+
+    button.click(
+        guarded(send),
+        inputs=[source.shown, *fields],
+        outputs=[tabs, studio.started_from, *fields],
+        show_progress="hidden",
+        preprocess=False,
+    )
+
+
+def _send_infotext(info: PngInfo, target: str, studio: Studio, button: gr.Button, tabs: gr.Tabs) -> None:
+    form = studio.form
+
+    def send(infotext: str, *values: Any) -> list[Any]:
+        if not infotext:
+            inform("There are no parameters to send; drop a picture that carries some.")
+            return [gr.skip()] * (1 + len(form.fields))
+        return [gr.Tabs(selected=target), *form.updates(pasted_values(infotext, form.values(values)))]
+
+    button.click(
+        guarded(send),
+        inputs=[info.infotext, *form.components],
+        outputs=[tabs, *form.components],
+        show_progress="hidden",
+        preprocess=False,
+    )

@@ -134,7 +134,7 @@ def test_ctrl_c_is_not_swallowed(host, write):
         "from dataclasses import replace\n@hookimpl\ndef atelier_before_job(request): return replace(request, steps=0)",
         "@hookimpl\ndef atelier_process_image(image): return image.tobytes()",
         "@hookimpl\ndef atelier_process_image(image): return image.convert('CMYK')",
-        "@hookimpl\ndef atelier_process_image(image): image.paste('blue'); raise ValueError",
+        "@hookimpl\ndef atelier_process_image(image): image.paste('blue', (0, 0, 8, 8)); raise ValueError",
         "@hookimpl\ndef atelier_tabs(): return 'tab'",
         "@hookimpl\ndef atelier_tabs(): return [Tab(title='T', id='t', build=print)] * 2",
         "@hookimpl\ndef atelier_settings(): return [ExtensionSetting(key='k', label='K', default=1, kind='bool')]",
@@ -145,6 +145,7 @@ def test_a_wrong_answer_is_dropped_and_named(host, write, body):
     write("wrong", body)
     host.load()
     assert run_a_job(host) == (REQUEST, PICTURE)
+    assert PICTURE.getpixel((0, 0)) == (255, 0, 0)
     assert "'wrong' failed in" in (host.error("wrong") or "")
 
 

@@ -157,24 +157,26 @@ class Environment:
         """Runs pip under the constraints: its output goes to the log, its milestones to the terminal."""
         command = [str(self.python), "-m", "pip", "install", "--no-input", "-c", str(self.constraints), *arguments]
         quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off", "PYTHONUNBUFFERED": "1"}
-        with self.log.open("a", encoding="utf-8") as log:
-            pip = subprocess.Popen(
+        tail: collections.deque[str] = collections.deque(maxlen=400)
+        with (
+            self.log.open("a", encoding="utf-8") as log,
+            subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
                 env={**os.environ, **quiet},
-            )
+            ) as pip,
+        ):
             assert pip.stdout is not None
-            tail: collections.deque[str] = collections.deque(maxlen=400)
             for line in pip.stdout:
                 log.write(line)
                 tail.append(line.rstrip())
                 news = milestone(line)
                 if news:
                     say(f"  {news}")
-        if pip.wait() != 0:
+        if pip.returncode != 0:
             shown = [line for line in tail if "is ignored: it is neither" not in line][-15:]
             say("\n".join(f"  | {line}" for line in shown))
             raise LaunchError(f"{what} could not be installed: {pip_failure(tail)} The whole story is in {self.log}.")

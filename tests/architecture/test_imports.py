@@ -24,16 +24,17 @@ LAYERS = {
     "api": 6,
     "ui": 6,
     "server": 7,
+    "headless": 7,
     "bootstrap": 8,
     "cli": 9,
     "__main__": 10,
 }
 ALLOWED_BESIDE = {("jobs", "gallery")}
 # These know the engine side through `webui.core.ports` alone, though they stand above it.
-WITHOUT_ENGINE = {"gallery", "extensions", "jobs", "api", "ui", "server"}
+WITHOUT_ENGINE = {"gallery", "extensions", "jobs", "api", "ui", "server", "headless"}
 ENGINE_SIDE = {"hardware", "checkpoints", "engine"}
 # torch and its company would hold up the page.
-WITHOUT_TORCH = {"core", "settings", "database", "gallery", "extensions", "jobs", "api", "ui", "server"}
+WITHOUT_TORCH = {"core", "settings", "database", "gallery", "extensions", "jobs", "api", "ui", "server", "headless"}
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "open_clip", "spandrel", "accelerate", "xformers"}
 GRADIO_ROOMS = {"ui", "server", "bootstrap"}
 FASTAPI_ROOMS = {"api", "server", "bootstrap"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from webui.extensions.access import is_loopback
 from webui.server.accounts import Account
@@ -32,3 +32,7 @@ class ServerOptions:
         if ":" in host and not host.startswith("["):
             host = f"[{host}]"
         return f"http://{host}:{self.port}"
+
+    def with_accounts(self, accounts: tuple[Account, ...]) -> ServerOptions:
+        """The same options with these accounts."""
+        return replace(self, accounts=accounts)

@@ -1,0 +1,145 @@
+"""The one place that builds and wires objects. It decides which parts there are, never what they do.
+
+The page's server imports this module before gradio and torch, so what is slow is imported where it is first needed:
+gradio in `build`, torch and the engine in the worker's thread (`webui.engine.manager`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from webui.core.paths import Folders
+from webui.core.ports import Engine, ModelCatalogue
+from webui.server.options import ServerOptions
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine as Database
+
+    from webui.jobs.service import Jobs
+    from webui.server.page import PageApplication
+    from webui.settings.schema import Settings
+    from webui.ui.services import Services
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """The whole program, built and not yet running; a context manager that closes it.
+
+    Serve `page.asgi`, and call `start` once the page can be reached: from then on the worker's thread loads the engine
+    and runs jobs.
+    """
+
+    services: Services
+    page: PageApplication
+    jobs: Jobs
+    database: Database
+
+    def start(self) -> None:
+        """Starts the worker, which takes up what an earlier server left."""
+        self.jobs.start()
+
+    def close(self) -> None:
+        """Stops the worker after its current step, leaving the running job to the next start."""
+        self.jobs.close()
+        self.database.dispose()
+
+    def __enter__(self) -> App:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRoom:
+    """The models folder and the engine over it, as everything else sees them."""
+
+    catalogue: ModelCatalogue
+    engine: Engine
+
+
+def build(folders: Folders, options: ServerOptions) -> App:
+    """Builds the program over folders that `webui.server.folders.prepare` has made ready. Raises `AtelierError`."""
+    keep_to_ourselves(folders)
+
+    from webui.api.internal import internal_router
+    from webui.database.opening import open_database
+    from webui.extensions.host import ExtensionHost
+    from webui.gallery.files import ImageFiles
+    from webui.jobs.service import Jobs
+    from webui.server.page import PageApplication
+    from webui.settings.store import SettingsStore
+    from webui.ui.page import build_page, page_style
+    from webui.ui.services import Services
+
+    store = SettingsStore(folders.settings_file)
+    if store.notice:
+        logger.warning(store.notice)
+    settings = overridden(lambda: store.current, attention=options.attention, checkpoint=options.checkpoint)
+    room = build_engine(folders, settings)
+    files = ImageFiles(folders.outputs, lambda: settings().filename_pattern)
+    extensions = ExtensionHost(folders.extensions, store)
+    extensions.load()
+    database = open_database(folders.database)
+    jobs = Jobs(
+        database=database,
+        engine=room.engine,
+        catalogue=room.catalogue,
+        files=files,
+        hooks=extensions,
+        settings=settings,
+    )
+    services = Services(
+        jobs=jobs,
+        catalogue=room.catalogue,
+        files=files,
+        settings=store,
+        extensions=extensions,
+        engine_status=room.engine.status,
+        folders=folders,
+    )
+    page = PageApplication(
+        build_page(services),
+        style=page_style(),
+        routers=[internal_router(room.engine.status)],
+        pictures=folders.outputs,
+        accounts=options.accounts,
+        loopback_only=options.loopback_only,
+    )
+    return App(services=services, page=page, jobs=jobs, database=database)
+
+
+def build_engine(folders: Folders, settings: Callable[[], Settings]) -> EngineRoom:
+    """The catalogue of models and the engine; torch is not loaded yet. Raises `UserError` without a models folder."""
+    from webui.checkpoints.scan import CheckpointFolder
+    from webui.engine.manager import EngineManager
+
+    catalogue = CheckpointFolder(folders.models, preferred=lambda: settings().checkpoint)
+    return EngineRoom(catalogue=catalogue, engine=EngineManager(catalogue, settings))
+
+
+def overridden(current: Callable[[], Settings], *, attention: str, checkpoint: str) -> Callable[[], Settings]:
+    """The settings as flags change them, without storing the change; "" leaves a setting as it is."""
+    flags = {name: value for name, value in (("attention", attention), ("checkpoint", checkpoint)) if value}
+
+    def settings() -> Settings:
+        return current().model_copy(update=flags)
+
+    return settings
+
+
+def keep_to_ourselves(folders: Folders) -> None:
+    """Tells libraries, before they are imported, to send nothing out and to cache below the data folder."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(folders.page_cache)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -6,10 +6,11 @@ import sys
 import pytest
 from PIL import Image
 
-from webui.core.errors import ExtensionError, UserError
+from webui.core.errors import ExtensionError, ResourceError, UserError
 from webui.core.events import Step
 from webui.core.requests import Txt2Img
 from webui.extensions.host import ExtensionHost
+from webui.extensions.installer import Installer
 
 REQUEST = Txt2Img(prompt="a red circle", seed=1)
 STEP = Step(index=1, total=2, batch=0)
@@ -248,6 +249,20 @@ def test_remove_stops_it(host, folder, store, write):
     assert host.extensions() == ()
     assert host.settings() == {}
     assert store.current.disabled_extensions == []
+
+
+def test_what_cannot_be_removed_is_off(host, folder, write, monkeypatch):
+    write("steady", STEADY)
+    host.load()
+
+    def refuse(self, name):
+        raise ResourceError("the disk says no")
+
+    monkeypatch.setattr(Installer, "remove", refuse)
+    with pytest.raises(ResourceError):
+        host.remove("steady")
+    host.load()
+    assert run_a_job(host) == (REQUEST, PICTURE)
 
 
 def test_a_folder_that_went_away_is_unloaded(host, write):

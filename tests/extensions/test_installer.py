@@ -175,6 +175,16 @@ def test_sweep_takes_old_leftovers_only(installer, folder):
     assert nothing_but(folder, ".atelier-staging-new", "mine")
 
 
+def test_arriving_is_called_before_it_is_there_and_can_stop_it(installer, folder, repository):
+    def refuse(name: str) -> None:
+        assert (name, (folder / name).exists()) == ("tell-tale", False)
+        raise UserError("not this one")
+
+    with pytest.raises(UserError, match="not this one"):
+        installer.install(str(repository), arriving=refuse)
+    assert nothing_but(folder)
+
+
 def test_an_unwritable_folder_is_a_sentence(repository, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="extensions folder"):

@@ -45,6 +45,8 @@ class ExtensionHost:
         self._store = store
         self._installer = installer or Installer(folder)
         self._lock = threading.RLock()
+        # For reading a list in the store, changing and writing it; nothing else is waited for while it is held.
+        self._store_lock = threading.Lock()
         self._plugins = pluggy.PluginManager(hookspecs.PROJECT)
         self._plugins.add_hookspecs(hookspecs)
         # Single items are set and deleted, never read back to be changed, so readers need no lock.
@@ -128,17 +130,17 @@ class ExtensionHost:
 
         Returns its name. The person can then read what it says of itself in `extensions()`, and enable it.
         """
-        name = self._installer.install(source)
-        with self._lock:
-            self._set_disabled(name, disabled=True)
-        return name
+        # Disabled before it appears: a start or a load in between must not run it.
+        return self._installer.install(source, arriving=partial(self._set_disabled, disabled=True))
 
     def remove(self, name: str) -> None:
-        """Stops an extension and deletes it (see `Installer.remove`); the values of its settings are kept."""
-        with self._lock:
-            self._unload(name)
-            self._installer.remove(name)
-            self._set_disabled(name, disabled=False)
+        """Stops an extension and deletes it (see `Installer.remove`); the values of its settings are kept.
+
+        Raises `UserError` as `enable`, and `ResourceError` when it cannot be deleted; it is disabled then.
+        """
+        self.disable(name)
+        self._installer.remove(name)
+        self._set_disabled(name, disabled=False)
 
     # --- settings --------------------------------------------------------------------------------------------------
 
@@ -161,7 +163,7 @@ class ExtensionHost:
     def save(self, name: str, values: Mapping[str, object]) -> None:
         """Checks and stores some of an extension's settings, all or none. Raises `UserError` for one that misfits."""
         checked = {key: self._setting(name, key).check(value) for key, value in values.items()}
-        with self._lock:
+        with self._store_lock:
             everything = dict(self._store.current.extensions)
             everything[name] = {**self._stored(name), **checked}
             self._store.update(extensions=everything)
@@ -293,8 +295,9 @@ class ExtensionHost:
         _log.log(logging.DEBUG if repeated else logging.ERROR, "%s", sentence, exc_info=None if repeated else error)
 
     def _set_disabled(self, name: str, *, disabled: bool) -> None:
-        names = [other for other in self._store.current.disabled_extensions if other != name]
-        self._store.update(disabled_extensions=sorted([*names, name] if disabled else names))
+        with self._store_lock:
+            names = [other for other in self._store.current.disabled_extensions if other != name]
+            self._store.update(disabled_extensions=sorted([*names, name] if disabled else names))
 
     def _about_tabs(self, name: str, what: str) -> str:
         has_tabs = any(owner == name for owner, _ in self._hooks("atelier_tabs"))

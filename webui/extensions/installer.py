@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from webui.core.errors import ResourceError, UserError
@@ -40,9 +40,10 @@ class Installer:
         self._git = git
         self._lock = threading.Lock()
 
-    def install(self, source: str) -> str:
+    def install(self, source: str, *, arriving: Callable[[str], object] | None = None) -> str:
         """Fetches an extension from a git address, a local repository (both cloned) or a local folder (copied).
 
+        `arriving(name)` is called when it is complete, just before it appears in the folder; what that raises stops it.
         Returns its name, which is its folder's. Raises `UserError` for a source that `parse_source` refuses, that
         cannot be fetched, holds no extension.py, or whose name is taken, and `ResourceError` when it cannot be written.
         """
@@ -57,6 +58,8 @@ class Installer:
             if not entry.is_file() or not is_within(fetched, entry):
                 raise UserError(f"{found.location} holds no {ENTRY_FILE}, so it is no extension for Atelier.")
             write_record(fetched, InstallRecord(source=found.location, commit=commit))
+            if arriving is not None:
+                arriving(found.name)
             fetched.rename(target)
         _log.info("Installed extension %s from %s at %s", found.name, found.location, commit or "no commit")
         return found.name

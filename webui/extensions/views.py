@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 import json
 import logging
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from webui.core import durable
 
 ENTRY_FILE = "extension.py"
 RECORD_FILE = ".atelier-install.json"
@@ -79,10 +79,7 @@ def _version(node: ast.stmt) -> str | None:
 
 def write_record(folder: Path, record: InstallRecord) -> None:
     """Writes `record` into `folder` by replacing a file, so that a link of that name is not followed."""
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=RECORD_FILE)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(asdict(record), file, indent=2)
-    Path(temporary).replace(folder / RECORD_FILE)
+    durable.replace_file(folder / RECORD_FILE, json.dumps(asdict(record), indent=2).encode())
 
 
 def read_record(folder: Path) -> InstallRecord:

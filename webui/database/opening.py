@@ -56,6 +56,11 @@ def open_database(url_or_path: str | Path | URL, *, busy_timeout_s: float = 30.0
     return engine
 
 
+def is_in_memory(url: URL) -> bool:
+    """Whether an SQLite URL names no file."""
+    return url.database in (None, "", ":memory:")
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A connection whose queries see one state of the database."""
@@ -83,7 +88,7 @@ def _url(url_or_path: str | Path | URL) -> URL:
 
 def _sqlite(url: URL, busy_timeout_s: float) -> Engine:
     connecting: dict[str, Any] = {"timeout": busy_timeout_s, "check_same_thread": False}
-    if url.database in (None, "", ":memory:"):
+    if is_in_memory(url):
         # Each connection would open a memory of its own: all threads take turns with one.
         engine = create_engine(url, connect_args=connecting, poolclass=QueuePool, pool_size=1, max_overflow=0)
     else:

@@ -14,13 +14,14 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from webui.core.errors import UserError
+from webui.database.opening import is_in_memory
 
 
 class Ownership:
     """The right to run a database's jobs, from `take` to `give_up`."""
 
     def __init__(self, url: URL) -> None:
-        in_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+        in_file = url.get_backend_name() == "sqlite" and not is_in_memory(url)
         self._database = Path(str(url.database)) if in_file else None
         self._descriptor: int | None = None
 

@@ -43,9 +43,7 @@ def recover(store: JobStore, outputs: Path) -> None:
         logger.warning("Job %s was running at %d crashes in a row; it is not tried again.", job_id, MOST_CRASHES)
 
 
-def _written_file(
-    reservation: Reservation, store: JobStore, outputs: Path, read_infotext: Callable[[Path], str | None]
-) -> Path | None:
+def _written_file(reservation: Reservation, store: JobStore, outputs: Path) -> Path | None:
     since = reservation.created_at - _CLOCK_SLACK_S
     for path in sorted((outputs / reservation.task).rglob("*.*")):
         if path.suffix == TEMPORARY_SUFFIX or not path.is_file() or path.stat().st_mtime < since:

@@ -73,7 +73,11 @@ class Jobs:
         server's. For an SQLite file it raises `UserError`; on a database server it is for the caller to see to.
         """
         self._ownership.take()
-        recover(self._store, self._files.outputs)
+        try:
+            recover(self._store, self._files.outputs)
+        except BaseException:
+            self._ownership.give_up()
+            raise
         self._worker.start()
 
     def close(self, timeout_s: float = 30.0) -> None:

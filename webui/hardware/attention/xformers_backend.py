@@ -1,0 +1,30 @@
+"""Attention by xformers' memory-efficient kernels, an optional library (`python3 launch.py --xformers`).
+
+Its import succeeds on a torch that its kernels were not built for, with only a warning; running one is the test.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from torch import Tensor
+
+from webui.hardware.attention.backend import AttentionFunction, Backend
+
+
+def _load() -> AttentionFunction:
+    operators: Any = importlib.import_module("xformers.ops")  # not installed everywhere, so unknown to the type checker
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See `AttentionFunction`; xformers wants (B, N, H, d) and a bias of the scores' full shape."""
+        if mask is not None:
+            batch, heads, length, _ = query.shape
+            mask = mask.expand(batch, heads, length, key.shape[2]).contiguous()
+        swapped = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        return operators.memory_efficient_attention(*swapped, attn_bias=mask).transpose(1, 2)
+
+    return attend
+
+
+XFORMERS = Backend("xformers", _load)

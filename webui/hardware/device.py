@@ -1,0 +1,26 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+
+def choose_device() -> torch.device:
+    """The first CUDA device, else Apple's GPU, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """float16 on a GPU, as the community's checkpoints are made for; float32 on the CPU, where it is the exact one."""
+    return torch.float32 if device.type == "cpu" else torch.float16
+
+
+def describe(device: torch.device) -> str:
+    """A device's name for people: the graphics card's own, or "CPU"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return {"cpu": "CPU", "mps": "Apple GPU"}.get(device.type, device.type)

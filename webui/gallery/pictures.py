@@ -21,6 +21,7 @@ MAX_PIXELS = 2**26
 INFOTEXT_KEY = "parameters"
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 _HOW = "use a PNG, JPEG or WebP file"
 
 # TIFF/EP and EXIF 2.3 tags.
@@ -80,19 +81,19 @@ def read_infotext(source: bytes | Path | str, max_pixels: int = MAX_PIXELS) -> s
         if text is None and image.format == "GIF":
             comment = image.info.get("comment", b"")
             text = comment.decode("utf-8", "replace")
-        return (text or "").strip("\0") or None
+        return text or None
 
 
 def _user_comment(image: Image.Image) -> str | None:
     comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
     if isinstance(comment, str):
-        return comment
+        return comment.strip("\0")
     if not isinstance(comment, bytes):
         return None
     code, text = comment[:8], comment[8:]
     if code == b"UNICODE\0":
-        return text.decode(_utf16_order(text), "replace")
-    return text.decode("utf-8", "replace")
+        return text.decode(_utf16_order(text), "replace").strip("\0")
+    return text.decode("utf-8", "replace").strip("\0")
 
 
 def _utf16_order(text: bytes) -> str:
@@ -144,8 +145,8 @@ def png_bytes(image: Image.Image, infotext: str = "") -> bytes:
 
     Pixels come back exactly as they are in modes 1, L, LA, I;16, P, RGB and RGBA; other modes become RGB.
     """
-    if image.mode not in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA"):
-        image = image.convert("RGB")
+    # A copy, because Pillow keeps what it saves with in the image: two threads saving one image would mix their texts.
+    image = image.copy() if image.mode in _PNG_MODES else image.convert("RGB")
     chunks = PngInfo()
     if infotext:
         # Half surrogates have no encoding; losing the picture for one would be worse than a question mark.

@@ -1,0 +1,343 @@
+"""The infotext codec: A1111's text word for word, and reading as the inverse of writing for every text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+
+import pytest
+
+import webui
+from webui.core import catalogue
+from webui.core.geometry import Size
+from webui.core.infotext import format_infotext, infotext_to_request, parse_infotext
+from webui.core.requests import Img2Img, Inpaint, InpaintArea, MaskedContent, ResizeMode, Txt2Img
+from webui.core.validation import validate
+
+NASTY = [
+    "",
+    " ",
+    "\n",
+    "a cat",
+    "a cat, sitting, (very:1.3) [calm]",
+    " leading and trailing ",
+    "two\nlines",
+    "windows\r\nlines\r",
+    "blank\n\n\nlines\n",
+    "Negative prompt: not really",
+    "a\nNegative prompt: b\nc",
+    "  Negative prompt:b",
+    "a Negative prompt: b",
+    "Steps: 3, Sampler: Euler, CFG scale: 2, Seed: 9",
+    "a\nSteps: 3, Sampler: Euler, CFG scale: 2, Seed: 9",
+    'quotes " and \\" and "whole, quoted"',
+    "back\\slash \\n",
+    "emoji 🐈 中文 é \u2028 \x85 \x0b",
+    "nul \0 tab \t",
+    "half a surrogate \ud800",
+    "Prompt as written: x, Negative prompt as written: y, Version: z",
+]
+
+PIECES = [
+    "a",
+    "cat",
+    " ",
+    ", ",
+    ": ",
+    "\n",
+    "\r\n",
+    '"',
+    "\\",
+    "Negative prompt: ",
+    "Steps: 1, Seed: 2",
+    "🐈",
+    "\0",
+    "\ud9ab",
+]
+
+
+def write(request, **changes):
+    arguments = {"seed": request.seed, "model": "tiny", "model_hash": "0123456789", **changes}
+    return format_infotext(request, **arguments)
+
+
+def test_the_text_is_a1111s_word_for_word():
+    request = Txt2Img(prompt="a cat", negative_prompt="a dog", steps=12, cfg_scale=7.5, width=640, seed=3)
+    assert write(request, seed=4) == (
+        "a cat\nNegative prompt: a dog\n"
+        "Steps: 12, Sampler: DPM++ 2M, Schedule type: Automatic, CFG scale: 7.5, Seed: 4, Size: 640x512, "
+        f"Model hash: 0123456789, Model: tiny, Version: Atelier {webui.__version__}"
+    )
+
+
+def test_prompts_without_words_are_left_out():
+    assert write(Txt2Img(seed=1)).startswith("Steps: 20, ")
+    assert write(Txt2Img(seed=1, negative_prompt="b")).startswith("Negative prompt: b\nSteps: 20, ")
+
+
+def test_inpaint_says_what_a1111_says():
+    request = Inpaint(init_image=b"x", mask=b"y", seed=1, area=InpaintArea.MASKED, mask_inverted=True)
+    assert (
+        "Denoising strength: 0.75, Resize mode: Just resize, Mask blur: 4, Mask mode: Inpaint not masked, "
+        "Inpaint area: Only masked, Masked area padding: 32, Masked content: original, Version: "
+    ) in write(request)
+
+
+def test_extra_pairs_go_to_their_places_and_are_quoted_where_needed():
+    text = write(
+        Txt2Img(seed=1), extra={"Upscaler": "a, b", "RNG": "CPU", "Tiling": "Tiling", "Empty": "", "User": "me"}
+    )
+    assert ", Model: tiny, RNG: CPU, Tiling, " in text
+    assert f', Upscaler: "a, b", Version: Atelier {webui.__version__}, User: me' in text
+    assert "Empty" not in text
+    pairs = parse_infotext(text).pairs
+    assert (pairs["Upscaler"], pairs["RNG"], pairs["Tiling"]) == ("a, b", "CPU", "Tiling")
+
+
+@pytest.mark.parametrize("key", ["", "a", "with: colon", "with, comma", " blank", "blank ", "two\nlines"])
+def test_keys_that_could_not_be_read_back_are_refused(key):
+    with pytest.raises(ValueError, match="could not be read back"):
+        write(Txt2Img(seed=1), extra={key: "value"})
+
+
+@pytest.mark.parametrize("prompt", NASTY)
+def test_any_prompt_comes_back(prompt):
+    for negative in NASTY:
+        text = write(Txt2Img(prompt=prompt, negative_prompt=negative, seed=1))
+        text.encode("utf-8")
+        info = parse_infotext(text)
+        assert (info.prompt, info.negative_prompt) == (prompt, negative)
+        assert list(info.pairs)[-1] == "Version"
+
+
+@pytest.mark.parametrize("value", [text for text in NASTY if text])
+def test_any_value_comes_back(value):
+    assert parse_infotext(write(Txt2Img(seed=1), model=value, extra={"Note": value})).pairs["Note"] == value
+
+
+def random_request(source: random.Random) -> Txt2Img | Img2Img | Inpaint:
+    def words() -> str:
+        return "".join(source.choice(PIECES) for _ in range(source.randrange(12)))
+
+    fields = {
+        "prompt": words(),
+        "negative_prompt": words(),
+        "checkpoint": source.choice(["tiny", "folder/one, two", 'odd "name"', "a:b", "模型"]),
+        "sampler": source.choice(catalogue.SAMPLERS),
+        "schedule_type": source.choice(catalogue.SCHEDULE_TYPES),
+        "steps": source.randint(*catalogue.STEPS_RANGE),
+        "width": source.randrange(64, 2049, 8),
+        "height": source.randrange(64, 2049, 8),
+        "cfg_scale": source.choice([1.0, 7.0, 7.5, source.uniform(1, 30)]),
+        "seed": source.randint(0, catalogue.MAX_SEED),
+    }
+    from_picture = {
+        "init_image": b"picture",
+        "denoising_strength": source.choice([0.0, 1.0, 0.75, source.random(), 1e-7]),
+        "resize_mode": source.choice(list(ResizeMode)),
+    }
+    from_mask = {
+        "mask": b"mask",
+        "mask_blur": source.randint(0, 64),
+        "mask_inverted": source.random() < 0.5,
+        "area": source.choice(list(InpaintArea)),
+        "padding": source.randint(0, 256),
+        "masked_content": source.choice(list(MaskedContent)),
+    }
+    kind = source.randrange(3)
+    if kind == 0:
+        return Txt2Img(**fields)
+    return Img2Img(**fields, **from_picture) if kind == 1 else Inpaint(**fields, **from_picture, **from_mask)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_request_to_infotext_and_back_is_the_identity(seed):
+    source = random.Random(seed)
+    request = random_request(source)
+    base = {
+        Txt2Img: Txt2Img(),
+        Img2Img: Img2Img(init_image=b"picture"),
+        Inpaint: Inpaint(init_image=b"picture", mask=b"mask"),
+    }[type(request)]
+    text = write(request, model=request.checkpoint)
+    pasted = infotext_to_request(parse_infotext(text), base, checkpoints=["other", request.checkpoint])
+    assert pasted.request == request
+    assert pasted.warnings == ()
+
+
+# ------------------------------------------------------------------------------------------------- texts of others
+
+A1111_TEXT = """masterpiece, (a cat:1.2),
+second line
+Negative prompt: blurry, bad
+more of it
+Steps: 28, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Seed: 123, Size: 640x768, Model hash: abcdef0123, Model: v1-5, \
+VAE: "a, b: c", Hires upscale: 1.5, Hires resize: 960x1152, Lora hashes: "one: 11, two: 22", Tiling, Version: v1.8.0"""
+
+
+def test_reads_a_text_of_a1111():
+    info = parse_infotext(A1111_TEXT)
+    assert info.prompt == "masterpiece, (a cat:1.2),\nsecond line"
+    assert info.negative_prompt == "blurry, bad\nmore of it"
+    assert info.pairs["VAE"] == "a, b: c"
+    assert info.pairs["Lora hashes"] == "one: 11, two: 22"
+    assert info.pairs["Tiling"] == "Tiling"
+    assert info.size("Hires resize") == Size(960, 1152)
+    assert info.sampling == ("DPM++ 2M", "Karras")
+
+
+def test_as_json_the_known_pairs_are_typed_and_the_others_keep_their_names():
+    values = json.loads(json.dumps(parse_infotext(A1111_TEXT).to_json()))
+    assert values == {
+        "prompt": "masterpiece, (a cat:1.2),\nsecond line",
+        "negative_prompt": "blurry, bad\nmore of it",
+        "steps": 28,
+        "sampler": "DPM++ 2M",
+        "scheduler": "Karras",
+        "cfg_scale": 6.5,
+        "seed": 123,
+        "width": 640,
+        "height": 768,
+        "Model hash": "abcdef0123",
+        "Model": "v1-5",
+        "VAE": "a, b: c",
+        "Hires upscale": "1.5",
+        "Hires resize": "960x1152",
+        "Lora hashes": "one: 11, two: 22",
+        "Tiling": "Tiling",
+        "Version": "v1.8.0",
+    }
+
+
+def test_as_json_what_cannot_be_typed_stays_text():
+    values = parse_infotext("a\nSteps: many, Seed: 5, Size: large, CFG scale: 7").to_json()
+    assert values == {
+        "prompt": "a", "negative_prompt": "", "cfg_scale": 7.0, "seed": 5, "Steps": "many", "Size": "large",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("", ""),
+        ("just a prompt", "just a prompt"),
+        ("a\nSteps: 20, Sampler: Euler", "a\nSteps: 20, Sampler: Euler"),
+        ("a, b, c, d", "a, b, c, d"),
+        ("Steps: 20, Sampler: Euler, Seed: 1", ""),
+        ("a\n(Steps: 20, Sampler: Euler, Seed: 1", "a"),
+        ("a\r\nSteps: 20, Sampler: Euler, Seed: 1\r\n", "a"),
+    ],
+)
+def test_the_last_line_is_parameters_from_three_pairs_on(text, prompt):
+    info = parse_infotext(text)
+    assert info.prompt == prompt
+    assert info.pairs.get("Steps", "") == ("20" if prompt in ("", "a") and text else "")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "expected"),
+    [
+        ("DPM++ 2M Karras", None, ("DPM++ 2M", "Karras")),
+        ("DPM++ 2M Karras", "Automatic", ("DPM++ 2M", "Karras")),
+        ("DPM++ SDE Exponential", None, ("DPM++ SDE", "Exponential")),
+        ("Euler a", None, ("Euler a", "Automatic")),
+        ("Euler a", "SGM Uniform", ("Euler a", "SGM Uniform")),
+        ("Karras", None, ("Karras", "Automatic")),
+    ],
+)
+def test_old_joined_sampler_names_are_split(sampler, schedule, expected):
+    schedule_pair = f", Schedule type: {schedule}" if schedule else ""
+    assert parse_infotext(f"a\nSteps: 1, Sampler: {sampler}{schedule_pair}, Seed: 1, ENSD: 1").sampling == expected
+
+
+def test_broken_quotes_are_text():
+    pairs = parse_infotext('Steps: 1, Model: "half, Seed: 3, Note: "bad \\q escape", Size: 8x8').pairs
+    assert pairs == {"Steps": "1", "Model": '"half', "Seed": "3", "Note": '"bad \\q escape"', "Size": "8x8"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 100_000, ":" * 100_000, "ab: " * 25_000, 'ab: "' * 20_000, 'ab: "\\' * 16_000, "a, " * 33_000,
+     "ab: 1, " * 14_000, '"' * 100_000, "ab: 1, cd: 2, ef: " + " " * 100_000 + "x", "a " * 50_000,
+     "\n" * 100_000 + "x", "Negative prompt:\n" * 6_000],
+    ids=lambda text: repr(text[:8]),
+)  # fmt: skip
+@pytest.mark.timeout(20)  # the guard is against hanging
+def test_long_nonsense_is_read(text):
+    info = parse_infotext(text)
+    assert len(info.prompt) + len(info.negative_prompt) + sum(map(len, info.pairs.values())) <= len(text)
+
+
+# ------------------------------------------------------------------------------------------------------- pasting
+
+
+def paste(line: str, base=None, **options):
+    return infotext_to_request(parse_infotext(f"new words\n{line}"), base or Txt2Img(), **options)
+
+
+def test_pasting_keeps_what_the_text_leaves_out():
+    base = Txt2Img(steps=33, width=256, batch_size=4, checkpoint="mine", sampler="DDIM", schedule_type="Karras")
+    pasted = paste("Seed: 5, ENSD: 1, Clip skip: 2", base)
+    assert pasted.request == dataclasses.replace(base, prompt="new words", seed=5)
+    assert pasted.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("pair", "named"),
+    [
+        ("Sampler: Restart", "'Restart'"),
+        ("Sampler: Euler, Schedule type: KL Optimal", "'KL Optimal'"),
+        ("Steps: 500", "'500'"),
+        ("Steps: 2.5", "'2.5'"),
+        ("Steps: " + "9" * 5000, "'9999"),
+        ("CFG scale: nan", "'nan'"),
+        ("CFG scale: 1e999", "'1e999'"),
+        ("CFG scale: 0.5", "'0.5'"),
+        ("Seed: -1", "'-1'"),
+        ("Seed: 4294967296", "'4294967296'"),
+        ("Size: 513x512", "513x512"),
+        ("Size: 8x512", "8x512"),
+        ("Size: 99999x512", "99999x512"),
+    ],
+)
+def test_what_cannot_be_taken_over_is_named_and_the_request_stays_valid(pair, named):
+    base = Txt2Img(sampler="Euler", schedule_type="Automatic", seed=7)
+    pasted = paste(f"{pair}, ENSD: 1, Clip skip: 2, Eta: 0", base)
+    assert len(pasted.warnings) == 1
+    assert named in pasted.warnings[0]
+    assert "left out" in pasted.warnings[0]
+    assert pasted.request == dataclasses.replace(base, prompt="new words")
+    validate(pasted.request)
+
+
+def test_an_unknown_joined_sampler_still_gives_its_schedule_type():
+    pasted = paste("Steps: 5, Sampler: DPM++ 3M SDE Karras, Seed: 1", Txt2Img(sampler="DDIM"))
+    assert (pasted.request.sampler, pasted.request.schedule_type) == ("DDIM", "Karras")
+    assert ["DPM++ 3M SDE" in warning for warning in pasted.warnings] == [True]
+
+
+def test_sampler_names_are_known_in_any_case():
+    assert paste("Steps: 5, Sampler: euler A, Seed: 1").request.sampler == "Euler a"
+
+
+@pytest.mark.parametrize(
+    ("model", "checkpoint", "warned"),
+    [
+        ("anime/one", "anime/one", False),
+        ("two", "photo/two", False),
+        ("one", "", True),
+        ("three", "", True),
+    ],
+)
+def test_the_checkpoint_is_taken_over_where_it_is_known(model, checkpoint, warned):
+    pasted = paste(f"Steps: 5, Model: {model}, Seed: 1", checkpoints=["anime/one", "photo/one", "photo/two"])
+    assert pasted.request.checkpoint == checkpoint
+    assert bool(pasted.warnings) is warned
+
+
+def test_fields_of_other_tasks_are_not_looked_at():
+    line = "Steps: 5, Seed: 1, Denoising strength: 7, Mask blur: x, Inpaint area: nowhere"
+    assert paste(line).warnings == ()
+    assert len(paste(line, Img2Img(init_image=b"x")).warnings) == 1
+    assert len(paste(line, Inpaint(init_image=b"x", mask=b"y")).warnings) == 3

@@ -22,11 +22,13 @@ FILTERS = {"Lanczos": Image.Resampling.LANCZOS, "Nearest": Image.Resampling.NEAR
 
 
 @torch.inference_mode()
-def upscale(request: Upscale, network: UpscalerNetwork | None, *, control: Control, phases: Phases) -> Iterator[Event]:
+def upscale(request: Upscale, network: UpscalerNetwork | None, *, control: Control) -> Iterator[Event]:
     """The events of `request`; one `Step` a tile. `network` is None for the built-in filters.
 
     Transparency is kept (enlarged by Lanczos, or by the filter). Raises `UnreadableImage`.
     """
+    phases = Phases()
+
     # 1. The picture, its transparency apart.
     with phases("prepare"):
         source = read_image(request.image, "picture to upscale")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -22,8 +23,8 @@ def strips(length: int, tile: int, overlap: int, scale: int) -> list[Strip]:
     """Tiles of at most `tile` pixels over an axis of `length`, neighbours sharing at least `overlap` pixels.
 
     Tile 0, or one that holds everything, gives one strip. For every output pixel the weights of all strips sum to 1:
-    strip i counts ``up_i - up_{i+1}``, where ``up_i`` climbs from 0 to 1 across the middle half of the overlap of strips
-    i-1 and i. The outer quarters, which see least of what lies around a tile, count for nothing.
+    strip i counts ``up_i - up_{i+1}``, where ``up_i`` climbs from 0 to 1 across the middle half of what strips i-1 and
+    i share. The outer quarters, which see least of what lies around a tile, count for nothing.
     """
     if tile == 0 or tile >= length:
         return [Strip(0, length, torch.ones(length * scale))]
@@ -31,8 +32,8 @@ def strips(length: int, tile: int, overlap: int, scale: int) -> list[Strip]:
     starts = [round(index * (length - tile) / (count - 1)) for index in range(count)]
     centres = (torch.arange(length * scale, dtype=torch.float64) + 0.5) / scale
     climbs = [torch.ones_like(centres)]
-    for before, start in zip(starts, starts[1:], strict=False):
-        middle, half = (before + tile + start) / 2, max(overlap, 1) / 4
+    for before, start in itertools.pairwise(starts):
+        middle, half = (before + tile + start) / 2, max(overlap / 4, 1e-6)
         climbs.append(((centres - middle + half) / (2 * half)).clamp(0, 1))
     climbs.append(torch.zeros_like(centres))
     return [

@@ -1,0 +1,146 @@
+"""The engine as the rest of the program knows it: owns the loaded models, swaps them by name, runs one request at a time.
+
+Implements `webui.core.ports.Engine`. Importing this module, and making an `EngineManager`, loads no torch: that begins
+in `warm_up` or `generate`, in the worker's thread, so that the page is up long before. How a picture is made is in
+`generate`; here is only what outlives a request, and the sentences for what can go wrong around one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from webui.core.catalogue import BUILT_IN_UPSCALERS
+from webui.core.errors import AtelierError, OutOfMemory
+from webui.core.events import Event
+from webui.core.ports import Control, EngineStatus
+from webui.core.requests import DiffusionRequest, Request, Upscale
+
+if TYPE_CHECKING:
+    from webui.checkpoints.scan import CheckpointFolder
+    from webui.engine.generate import Bench
+    from webui.engine.workshop import Workshop
+    from webui.settings.schema import Settings
+
+logger = logging.getLogger(__name__)
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+
+
+class EngineManager:
+    """Turns requests into pictures with the models of `folder`.
+
+    Thread rule: one thread calls `warm_up` and `generate`, one request at a time (a lock holds others off until the
+    running generator is exhausted or closed); `status` may be called from any thread and never waits.
+    `budget_bytes` limits what loaded models may take together; None means 60 % of what is free when torch is loaded.
+    """
+
+    def __init__(
+        self, folder: CheckpointFolder, settings: Callable[[], Settings], *, budget_bytes: int | None = None
+    ) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._budget_bytes = budget_bytes
+        self._lock = threading.Lock()
+        self._workshop: Workshop | None = None
+        self._status = EngineStatus(phase="warming up", detail="Loading torch and the default checkpoint.")
+
+    def status(self) -> EngineStatus:
+        """What the engine is doing and with what."""
+        return self._status
+
+    def warm_up(self) -> None:
+        """Imports the heavy libraries and loads the default checkpoint.
+
+        Never raises: what fails is logged and said by `status`, and another checkpoint may still be asked for.
+        """
+        with self._lock:
+            try:
+                workshop = self._open_workshop()
+                with self._bench(workshop, ""):
+                    pass
+            except AtelierError as error:
+                self._fail(str(error))
+            except Exception as error:
+                logger.exception("Warming up failed")
+                self._fail(f"The engine could not start ({type(error).__name__}: {error}); the log has the details.")
+
+    def generate(self, request: Request, *, control: Control, start_batch: int = 0) -> Iterator[Event]:
+        """Runs `request` from batch `start_batch` on; closing the generator stops within one step.
+
+        A checkpoint that cannot be loaded leaves the one before it loaded. Raises the errors of `webui.core.errors`,
+        among them `OutOfMemory`.
+        """
+        with self._lock:
+            try:
+                workshop = self._open_workshop()
+                if isinstance(request, Upscale):
+                    yield from self._upscale(workshop, request, control)
+                else:
+                    yield from self._diffuse(workshop, request, control, start_batch)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                raise self._out_of_memory(request) from error
+
+    def _open_workshop(self) -> Workshop:
+        if self._workshop is None:
+            # Here torch, diffusers and transformers are imported.
+            from webui.engine.generate import Bench
+    from webui.engine.workshop import Workshop
+
+            self._workshop = Workshop(self._folder, budget_bytes=self._budget_bytes)
+        return self._workshop
+
+    @contextmanager
+    def _bench(self, workshop: Workshop, checkpoint: str) -> Iterator[Bench]:
+        """The workshop's bench for `checkpoint`; the status says what is on it."""
+        with workshop.bench(checkpoint, attention=self._settings().attention) as bench:
+            self._status = EngineStatus(
+                phase="ready",
+                device=workshop.device_name,
+                attention=bench.attention,
+                checkpoint=bench.checkpoint.info.name,
+            )
+            yield bench
+
+    def _diffuse(
+        self, workshop: Workshop, request: DiffusionRequest, control: Control, start_batch: int
+    ) -> Iterator[Event]:
+        from webui.engine.generate import generate
+
+        with self._bench(workshop, request.checkpoint) as bench:
+            yield from generate(request, bench, control=control, start_batch=start_batch)
+
+    def _upscale(self, workshop: Workshop, request: Upscale, control: Control) -> Iterator[Event]:
+        from webui.engine.upscale import upscale
+
+        network = None if request.upscaler in BUILT_IN_UPSCALERS else workshop.upscaler(request.upscaler)
+        yield from upscale(request, network, control=control)
+
+    def _fail(self, sentence: str) -> None:
+        logger.error("Warming up failed: %s", sentence)
+        self._status = EngineStatus(phase="failed", detail=sentence)
+
+    def _out_of_memory(self, request: Request) -> OutOfMemory:
+        if self._workshop is not None:
+            self._workshop.release_memory()
+        if isinstance(request, Upscale):
+            return OutOfMemory(
+                f"Memory ran out while upscaling by {request.scale:g} with {request.upscaler};"
+                " choose a smaller tile or a smaller scale."
+            )
+        return OutOfMemory(
+            f"Memory ran out at {request.size} with batch size {request.batch_size};"
+            " choose a smaller size or batch, or close other programs."
+        )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch (on any device) or Python says that memory ran out; torch's CPU allocator has no type for it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(words in str(error).lower() for words in _MEMORY_WORDS)

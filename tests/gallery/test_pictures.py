@@ -141,6 +141,11 @@ def test_an_unknown_orientation_is_none(picture, encoded):
     assert open_picture(encoded(picture, "JPEG", exif=exif)).size == picture.size
 
 
+def test_damaged_exif_does_not_cost_the_picture(picture, encoded):
+    opened = open_picture(encoded(picture, "PNG", exif=b"Exif\0\0not a TIFF header at all"))
+    assert (pixels(opened) == pixels(picture)).all()
+
+
 @pytest.mark.parametrize(
     ("mode", "expected"), [("1", "RGB"), ("L", "RGB"), ("P", "RGB"), ("LA", "RGBA"), ("RGBA", "RGBA"), ("CMYK", "RGB")]
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from webui.core.errors import UnreadableImage
+
+_log = logging.getLogger(__name__)
 
 MAX_PIXELS = 2**26
 INFOTEXT_KEY = "parameters"
@@ -49,12 +52,22 @@ def open_picture(source: bytes | Path | str, max_pixels: int = MAX_PIXELS) -> Im
     """
     with _opened(source, max_pixels) as image:
         image.load()
-        transpose = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        transpose = _turn(image)
         colours = _in_eight_bits(image)
         colours = colours.convert("RGBA" if colours.has_transparency_data else "RGB")
         colours = colours if transpose is None else colours.transpose(transpose)
         colours.info.clear()  # comments and profiles describe the file, not these pixels
         return colours
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes the picture upright; None where it is."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception as error:
+        # Pillow meets damaged EXIF with errors of many types. The pixels are whole, and they are what was asked for.
+        _log.info("The orientation of a picture is left as it is, because its EXIF data is damaged: %s", error)
+        return None
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:

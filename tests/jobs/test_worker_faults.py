@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sqlalchemy.exc import OperationalError
 
-from webui.core.errors import DiskFull, OutOfMemory, UserError
+from webui.core.errors import DiskFull, OutOfMemory, ResourceError, UserError
 from webui.core.requests import Txt2Img
 from webui.database.opening import writing
 from webui.jobs.views import JobState
@@ -123,3 +123,9 @@ def test_a_half_surrogate_in_an_infotext_loses_no_picture(jobs, hooks, engine, w
     with jobs:
         view = wait_for_end(jobs, jobs.submit(REQUEST))
     assert (view.state, view.images[0].infotext) == (JobState.FINISHED, "half ?")
+
+
+def test_a_request_that_cannot_be_stored_is_told_in_a_sentence(jobs, database):
+    with writing(database), pytest.raises(ResourceError, match=r"cannot be written to \(database is locked\)"):
+        jobs.submit(REQUEST)
+    assert jobs.queue() == []

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import sqlalchemy
+from sqlalchemy.exc import OperationalError
 
-from webui.core.errors import UpscalerNotFound
+from webui.core.errors import ResourceError, UpscalerNotFound
 from webui.core.ports import Engine, JobHooks, ModelCatalogue
 from webui.core.requests import Request, Upscale
 from webui.core.validation import validate, with_seed
@@ -74,7 +76,8 @@ class Jobs:
         """
         self._ownership.take()
         try:
-            recover(self._store, self._files.outputs)
+            with _told_as_locked():
+                recover(self._store, self._files.outputs)
         except BaseException:
             self._ownership.give_up()
             raise
@@ -100,10 +103,12 @@ class Jobs:
         """Checks and queues the request; returns the job's id.
 
         Settles what was left open (seed -1, checkpoint ""), so that the stored request names what ran. Raises
-        `InvalidRequest`, `CheckpointNotFound` or `UpscalerNotFound`.
+        `InvalidRequest`, `CheckpointNotFound` or `UpscalerNotFound`, and `ResourceError` when it cannot be stored.
         """
         validate(request)
-        job_id = self._store.add(with_seed(self._with_model(request)), session)
+        settled = with_seed(self._with_model(request))
+        with _told_as_locked():
+            job_id = self._store.add(settled, session)
         self._live.rows_changed()
         self._worker.wake()
         return job_id
@@ -147,9 +152,11 @@ class Jobs:
     def cancel(self, job_id: str) -> None:
         """Cancels the job: at once when it is queued, within one step when it runs; its finished pictures stay.
 
-        Does nothing to a job that has ended.
+        Does nothing to a job that has ended. Raises `ResourceError` when that cannot be stored.
         """
-        if self._worker.cancel(job_id):
+        with _told_as_locked():
+            changed = self._worker.cancel(job_id)
+        if changed:
             self._live.rows_changed()
 
     def skip(self, job_id: str) -> None:
@@ -169,3 +176,13 @@ class Jobs:
 
     def _with_progress(self, view: JobView) -> JobView:
         return dataclasses.replace(view, progress=None if view.state.is_final else self._live.get(view.id))
+
+
+@contextmanager
+def _told_as_locked() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise ResourceError(
+            f"The database cannot be written to ({error.orig}); free disk space, or close what else uses it, and try again."
+        ) from error

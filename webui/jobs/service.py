@@ -184,5 +184,6 @@ def _told_as_locked() -> Iterator[None]:
         yield
     except OperationalError as error:
         raise ResourceError(
-            f"The database cannot be written to ({error.orig}); free disk space, or close what else uses it, and try again."
+            f"The database cannot be written to ({error.orig}); free disk space, or close what else uses it, and try"
+            " again."
         ) from error

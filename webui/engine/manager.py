@@ -1,4 +1,4 @@
-"""The engine as the rest of the program knows it: owns the loaded models, swaps them by name, runs one request at a time.
+"""The engine as the rest of the program knows it: owns the loaded models, swaps them, runs one request at a time.
 
 Implements `webui.core.ports.Engine`. Importing this module, and making an `EngineManager`, loads no torch: that begins
 in `warm_up` or `generate`, in the worker's thread, so that the page is up long before. How a picture is made is in
@@ -89,8 +89,7 @@ class EngineManager:
     def _open_workshop(self) -> Workshop:
         if self._workshop is None:
             # Here torch, diffusers and transformers are imported.
-            from webui.engine.generate import Bench
-    from webui.engine.workshop import Workshop
+            from webui.engine.workshop import Workshop
 
             self._workshop = Workshop(self._folder, budget_bytes=self._budget_bytes)
         return self._workshop

@@ -11,7 +11,6 @@ from torch import Tensor
 from webui.core.prompt import parse_prompt
 from webui.engine.conditioning.chunks import Chunk, Tokenizer, make_chunks
 
-
 # Below this share of the deviation a mean is chance, and dividing by one would be noise.
 LEAST_MEAN = 0.01
 
@@ -20,7 +19,7 @@ def emphasise(states: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
     """`states` (chunks, 77, width) times each token's weight, then scaled so that every chunk keeps its mean.
 
     A1111's emphasis mode "Original". A chunk whose weights are all 1 comes back bit for bit. Where a chunk's mean is
-    nothing beside its deviation (`LEAST_MEAN`; CLIP's is a tenth of it), there is no mean to keep and nothing is scaled.
+    nothing beside its deviation (`LEAST_MEAN`; CLIP's is a tenth of it), there is no mean to keep.
     """
     if all(weight == 1.0 for row in weights for weight in row):
         return states

@@ -34,7 +34,8 @@ _PREDICTIONS: dict[str, PredictionType] = {
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 
 
-def _published() -> dict[str, Any]:
+def published_config() -> dict[str, Any]:
+    """The configuration of Stable Diffusion 1 as its authors published it, with the metadata entry's structure."""
     text = resources.files("webui.checkpoints.families").joinpath("sd1.json").read_text(encoding="utf-8")
     return json.loads(text)
 
@@ -60,7 +61,7 @@ def _config(header: Header) -> ModelConfig:
             raise UnsupportedModel(
                 f"{header.path.name} is a Stable Diffusion 1 model without {what}; use a complete checkpoint."
             )
-    published = _published()
+    published = published_config()
     own = header.metadata.get(CONFIG_KEY)
     values = published if own is None else _own_config(header, own)
     if own is None:
@@ -146,7 +147,7 @@ def _folder_config(folder: Folder) -> ModelConfig:
         "unet": unet,
         "vae": folder.component("vae"),
         "text_encoder": folder.component("text_encoder"),
-        "scheduler": {key: schedule[key] for key in _published()["scheduler"] if key in schedule},
+        "scheduler": {key: schedule[key] for key in published_config()["scheduler"] if key in schedule},
     }
     if unet.get("in_channels", 4) != 4:
         raise UnsupportedModel(
@@ -154,7 +155,7 @@ def _folder_config(folder: Folder) -> ModelConfig:
             " cannot run yet; use an ordinary Stable Diffusion 1 model."
         )
     if unet.get("cross_attention_dim") == 768:  # the published sizes, so the published colours
-        values["latent_to_rgb"] = _published()["latent_to_rgb"]
+        values["latent_to_rgb"] = published_config()["latent_to_rgb"]
     prediction = _PREDICTIONS.get(schedule.get("prediction_type", "epsilon"))
     if prediction is None:
         raise UnsupportedModel(

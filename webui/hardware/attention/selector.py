@@ -72,6 +72,13 @@ def select_attention(
     when none works. Trials are remembered for the life of the process.
     """
     sizes = tuple(sorted({head_size} if isinstance(head_size, int) else set(head_size)))
+    return _select(device, dtype, sizes, override, backends)
+
+
+@functools.lru_cache(maxsize=64)
+def _select(
+    device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...], override: str, backends: tuple[Backend, ...]
+) -> AttentionChoice:
     if override != AUTOMATIC and override not in (backend.name for backend in backends):
         names = ", ".join((AUTOMATIC, *(backend.name for backend in backends)))
         raise UserError(f"The attention backend {override!r} is not known; choose one of {names}.")

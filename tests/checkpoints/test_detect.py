@@ -1,0 +1,143 @@
+import json
+
+import pytest
+
+from webui.checkpoints.detect import detect, identify
+from webui.checkpoints.header import read_header
+from webui.core.errors import UnsupportedModel
+from webui.core.geometry import Size
+
+OTHERS = {
+    "Stable Diffusion XL": {
+        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+        "model.diffusion_model.input_blocks.4.1.proj_in.weight": (640, 640),
+        "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (768,),
+    },
+    "Stable Diffusion 2": {
+        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+        "model.diffusion_model.input_blocks.1.1.proj_in.weight": (320, 320),
+        "cond_stage_model.model.ln_final.weight": (1024,),
+    },
+    "Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x": (4,)},
+    "Flux": {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)},
+    "a LoRA": {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 320)},
+    "a ControlNet": {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
+    "an autoencoder": {"decoder.conv_in.weight": (512, 4, 3, 3)},
+    "an upscaler": {"conv_first.weight": (64, 3, 3, 3)},
+    "a UNet in diffusers' layout": {"down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3)},
+}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_another_family_is_named(family, tmp_path, write_safetensors):
+    path = write_safetensors(tmp_path / "other.safetensors", OTHERS[family])
+
+    with pytest.raises(UnsupportedModel, match=rf"^other\.safetensors looks like {family}"):
+        detect(read_header(path))
+
+
+def test_weights_of_nothing_known_are_told_by_their_first_name(tmp_path, write_safetensors):
+    with pytest.raises(UnsupportedModel, match="'spam'"):
+        identify(write_safetensors(tmp_path / "a.safetensors", {"spam": (1,)}))
+
+
+def test_an_ordinary_sd1_file_gets_the_published_configuration(tmp_path, write_safetensors, sd1_shapes):
+    family, config = identify(write_safetensors(tmp_path / "a.safetensors", sd1_shapes))
+
+    assert family.name == "sd1"
+    assert config.native_size == Size(512, 512)
+    assert config.prediction_type == "epsilon"
+    assert config.scaling_factor == 0.18215
+    assert config.unet["block_out_channels"] == [320, 640, 1280, 1280]
+    assert config.latent_to_rgb is not None
+
+
+def test_metadata_says_the_prediction_and_the_size(tmp_path, write_safetensors, sd1_shapes):
+    metadata = {"modelspec.prediction_type": "v", "modelspec.resolution": "768x640"}
+    _, config = identify(write_safetensors(tmp_path / "a.safetensors", sd1_shapes, metadata))
+
+    assert config.prediction_type == "v_prediction"
+    assert config.native_size == Size(768, 640)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}, "inpainting model"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": (320, 8, 3, 3)}, "instruct-pix2pix"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": (64, 4, 3, 3)}, "other sizes"),
+        ({"first_stage_model.encoder.conv_in.weight": None}, "without an autoencoder"),
+        ({"cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": None}, "a text encoder"),
+    ],
+)
+def test_an_sd1_file_that_cannot_run_says_why(change, words, tmp_path, write_safetensors, sd1_shapes):
+    shapes = {key: shape for key, shape in {**sd1_shapes, **change}.items() if shape}
+
+    with pytest.raises(UnsupportedModel, match=words):
+        identify(write_safetensors(tmp_path / "a.safetensors", shapes))
+
+
+@pytest.mark.parametrize(
+    "config", ["{", "[]", "{}", json.dumps({"unet": {}, "vae": {}, "text_encoder": {}, "scheduler": {}}), '{"unet": 5}']
+)
+def test_a_damaged_own_configuration_is_told(config, tmp_path, write_safetensors, sd1_shapes):
+    with pytest.raises(UnsupportedModel, match=r"^a\.safetensors has"):
+        identify(write_safetensors(tmp_path / "a.safetensors", sd1_shapes, {"atelier.config": config}))
+
+
+def test_an_unknown_prediction_is_told(tmp_path, write_safetensors, sd1_shapes):
+    with pytest.raises(UnsupportedModel, match="'flow'"):
+        identify(write_safetensors(tmp_path / "a.safetensors", sd1_shapes, {"modelspec.prediction_type": "flow"}))
+
+
+def diffusers_folder(path, pipeline="StableDiffusionPipeline", **unet):
+    config = {
+        "sample_size": 64,
+        "cross_attention_dim": 768,
+        "down_block_types": ["DownBlock2D"],
+        "layers_per_block": 2,
+        **unet,
+    }
+    files = {
+        "model_index.json": {"_class_name": pipeline},
+        "unet/config.json": config,
+        "vae/config.json": {"down_block_types": ["DownEncoderBlock2D"], "layers_per_block": 1, "scaling_factor": 0.5},
+        "text_encoder/config.json": {"hidden_size": 768},
+        "scheduler/scheduler_config.json": {"prediction_type": "v_prediction", "beta_start": 0.001},
+    }
+    for name, values in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def test_a_diffusers_folder_is_recognised(tmp_path):
+    family, config = identify(diffusers_folder(tmp_path / "model"))
+
+    assert family.name == "sd1"
+    assert config.native_size == Size(512, 512)
+    assert config.prediction_type == "v_prediction"
+    assert config.scaling_factor == 0.5
+    assert config.scheduler == {"beta_start": 0.001}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pipeline": "FluxPipeline"}, "FluxPipeline"),
+        ({"use_linear_projection": True}, "another family"),
+        ({"in_channels": 9}, "9 input channels"),
+        ({"sample_size": [64, 64]}, "sample_size"),
+    ],
+)
+def test_a_diffusers_folder_of_another_kind_says_why(changes, words, tmp_path):
+    with pytest.raises(UnsupportedModel, match=words):
+        identify(diffusers_folder(tmp_path / "model", **changes))
+
+
+def test_an_incomplete_diffusers_folder_names_the_missing_file(tmp_path):
+    path = diffusers_folder(tmp_path / "model")
+    (path / "vae" / "config.json").unlink()
+
+    with pytest.raises(UnsupportedModel, match=r"folder model lacks vae/config\.json"):
+        identify(path)

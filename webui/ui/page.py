@@ -1,12 +1,13 @@
 """The page as a whole: the line above the tabs, the tabs, and what connects them.
 
-`build_page` makes the Blocks, `page_style` what it must be served with to look as meant (Gradio 6 takes theme, style and
-scripts where a page is mounted or launched). Nothing is fetched from anywhere but the page's own server.
+`build_page` makes the Blocks, `page_style` what it must be served with to look as meant (Gradio 6 takes theme and
+style where a page is mounted or launched). Nothing is fetched from anywhere but the page's own server.
 """
 
 from __future__ import annotations
 
 import html
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ def build_page(services: Services) -> gr.Blocks:
     """The page. Loads no torch; the engine may still be warming up."""
     with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=True) as page:
         header = _build_header(page, services)
-        with gr.Tabs(elem_id="tabs") as tabs:
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("txt2img", id="txt2img", elem_id="tab_txt2img") as first:
                 txt2img = build_txt2img(page, services, header)
             with gr.Tab("img2img", id="img2img", elem_id="tab_img2img") as second:
@@ -183,9 +184,8 @@ def _remember_tab(page: gr.Blocks, tabs: gr.Tabs, known: list[gr.Tab], timer: gr
         return [gr.Tabs(selected=str(wanted)) if wanted in ids else gr.skip(), gr.Timer(active=wanted == "queue")]
 
     for tab in known:
-        tab.select(
-            fn=None, js=f"(memory) => window.atelier.tabToSave(memory, '{tab.id}')", inputs=[stored], outputs=[stored]
-        )
+        save = f"(memory) => window.atelier.tabToSave(memory, {json.dumps(tab.id)})"
+        tab.select(fn=None, js=save, inputs=[stored], outputs=[stored])
         tab.select(lambda here=tab.id == "queue": gr.Timer(active=here), outputs=[timer], show_progress="hidden")
     page.load(reopen, inputs=[stored], outputs=[tabs, timer], show_progress="hidden").then(
         fn=None, js="() => window.atelier.tabIsRestored()"

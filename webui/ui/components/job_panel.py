@@ -69,7 +69,7 @@ class ResultPanel:
         if not pictures_changed:
             return [panel, gr.skip(), gr.skip(), gr.skip()]
         if view is None or not view.images:
-            return [panel, None, "", None]
+            return [panel, gr.skip(), "", None]
         return [
             panel,
             self.display_value(view),
@@ -78,9 +78,10 @@ class ResultPanel:
         ]
 
 
-def gallery_value(view: JobView) -> list[str]:
-    """A job's pictures as a gallery takes them."""
-    return [pictures.shown(image.path) for image in view.images]
+def gallery_value(view: JobView) -> gr.Gallery:
+    """A gallery's update for a job's pictures; once the job has ended the first one is shown large."""
+    shown_pictures = [pictures.shown(image.path) for image in view.images]
+    return gr.Gallery(value=shown_pictures, selected_index=0 if view.state.is_final else None)
 
 
 def add_gallery(tab: str) -> gr.Gallery:
@@ -90,7 +91,6 @@ def add_gallery(tab: str) -> gr.Gallery:
         show_label=False,
         elem_id=f"{tab}_gallery",
         elem_classes="results",
-        preview=True,
         object_fit="contain",
         height="auto",
         interactive=False,
@@ -110,7 +110,7 @@ def add_result_panel(
                 f"Send to {words}", size="sm", elem_id=f"{tab}_send_to_{target}", elem_classes="send", min_width=90
             )
             for target, words in SEND_TARGETS.items()
-            if target != tab
+            if target != tab or tab != "upscale"
         }
     parameters = gr.HTML("", elem_id=f"html_info_{tab}", elem_classes="parameters-holder")
     return ResultPanel(
@@ -232,10 +232,10 @@ class Watchers:
 
 def watch_updates(services: Services, result: ResultPanel, ids: Sequence[str]) -> Iterator[list[Any]]:
     """Rows for `result.outputs` and the status line while the jobs `ids` run."""
-    seen: tuple[str, int] | None = None
+    seen: tuple[str, int, bool] | None = None
     for view, waiting in follow(services.jobs, ids):
-        now = ("", 0) if view is None else (view.id, len(view.images))
         ended = view is None or view.state.is_final
+        now = ("", 0, ended) if view is None else (view.id, len(view.images), ended)
         line = status_line(services.engine_status()) if seen is None or ended else gr.skip()
         yield [*result.updates(view, waiting, pictures_changed=now != seen), line]
         seen = now

@@ -33,7 +33,9 @@ def live_panel(view: JobView | None, *, waiting: int = 0) -> str:
     total = len(view.images)
     words = "Interrupted" if state is JobState.CANCELLED else "Done"
     pictures = "no picture" if total == 0 else "1 picture" if total == 1 else f"{total} pictures"
-    line = f"<p class='live-line'><span>{words} · {pictures}</span></p>"
+    # A finished picture speaks for itself: then the line is for screen readers alone.
+    quiet = " only-read-aloud" if total and state is JobState.FINISHED else ""
+    line = f"<p class='live-line{quiet}' role='status'><span>{words} · {pictures}</span></p>"
     stage = "" if total else _stage("<p class='stage-hint'>There is no picture.</p>", shape)
     return _panel(state, total, stage + line)
 

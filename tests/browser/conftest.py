@@ -1,0 +1,111 @@
+"""One browser and one server for all browser tests, and a page of one's own for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FAKE_SERVER = Path(__file__).with_name("fake_server.py")
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync"
+).split()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A running server: its address and the folder it works in."""
+
+    address: str
+    root: Path
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    """serve(auth="user:password") starts a server over the drawing engine; it ends with the session."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*, root: Path | None = None, auth: str = "") -> Served:
+        folder = root or tmp_path_factory.mktemp("atelier")
+        with (folder / "server.log").open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(FAKE_SERVER), str(folder), "0", auth],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=REPOSITORY,
+                env=_environment(),
+            )
+        running.append(process)
+        line = process.stdout.readline() if process.stdout is not None else ""
+        assert line, (folder / "server.log").read_text()
+        return Served(address=f"http://127.0.0.1:{json.loads(line)['port']}/", root=folder)
+
+    yield start
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.wait(20)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def page_server(serve: Callable[..., Served]) -> Served:
+    """The server that most tests share."""
+    return serve()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's chromium; playwright's own cannot be downloaded everywhere."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def new_page(browser):
+    """new_page() opens a page with a browser memory of its own; script errors on any of them fail the test."""
+    contexts = []
+    faults: list[str] = []
+
+    def make(**options):
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+@pytest.fixture
+def page(new_page, page_server: Served):
+    """The page, ready to be typed into."""
+    opened = new_page()
+    opened.goto(page_server.address)
+    opened.wait_for_selector("#txt2img_prompt textarea")
+    opened.wait_for_selector(".engine-status[data-phase=ready]")
+    return opened

@@ -1,0 +1,149 @@
+"""Serves the real page, queue, settings and extensions over an engine that only draws: `fake_server.py ROOT PORT [USER:PASSWORD]`.
+
+Run as a program by conftest.py, so that no torch is loaded and a run's length does not depend on the machine.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from webui.core.catalogue import BUILT_IN_UPSCALERS
+from webui.core.errors import CheckpointNotFound
+from webui.core.events import Event, Finished, ImageReady, Started, Step
+from webui.core.geometry import Size
+from webui.core.infotext import format_infotext
+from webui.core.paths import Folders
+from webui.core.ports import CheckpointInfo, Control, EngineStatus
+from webui.core.requests import Request, Upscale
+
+CHECKPOINTS = (
+    CheckpointInfo(name="drawn", family="stable-diffusion-v1", native_size=Size(128, 128)),
+    CheckpointInfo(name="drawn-large", family="stable-diffusion-v1", native_size=Size(256, 192)),
+)
+STEP_S = 0.08
+WARM_UP_S = 1.0
+
+
+class FakeCatalogue:
+    """Two checkpoints, the built-in upscalers."""
+
+    def checkpoints(self) -> tuple[CheckpointInfo, ...]:
+        return CHECKPOINTS
+
+    def upscalers(self) -> tuple[str, ...]:
+        return BUILT_IN_UPSCALERS
+
+    def checkpoint(self, name: str) -> CheckpointInfo:
+        for info in CHECKPOINTS:
+            if name in ("", info.name):
+                return info
+        raise CheckpointNotFound(f"There is no checkpoint {name!r}; choose one of the menu.")
+
+
+class FakeEngine:
+    """Draws a disc that comes out of the dark step by step."""
+
+    def __init__(self) -> None:
+        self._phase = "warming up"
+
+    def warm_up(self) -> None:
+        time.sleep(WARM_UP_S)
+        self._phase = "ready"
+
+    def status(self) -> EngineStatus:
+        ready = self._phase == "ready"
+        return EngineStatus(
+            phase=self._phase, device="cpu", attention="drawn by hand", checkpoint="drawn" if ready else ""
+        )
+
+    def generate(self, request: Request, *, control: Control, start_batch: int = 0) -> Iterator[Event]:
+        if isinstance(request, Upscale):
+            yield from self._upscale(request)
+            return
+        total = request.steps * request.batch_count
+        yield Started(total_images=request.total_images, total_steps=total)
+        for batch in range(start_batch, request.batch_count):
+            for step in range(1, request.steps + 1):
+                time.sleep(STEP_S)
+                share = step / request.steps
+                yield Step(
+                    index=batch * request.steps + step,
+                    total=total,
+                    batch=batch,
+                    preview=lambda share=share, batch=batch: jpeg(disc(request.size, request.seed + batch, share)),
+                )
+                if control.take_skip():
+                    break
+            else:
+                for place in range(request.batch_size):
+                    index = batch * request.batch_size + place
+                    seed = request.seed + index
+                    text = format_infotext(request, seed=seed, model="drawn", model_hash="0123456789")
+                    yield ImageReady(index=index, image=disc(request.size, seed, 1), seed=seed, infotext=text)
+        yield Finished(seconds={"denoise": STEP_S * total})
+
+    def _upscale(self, request: Upscale) -> Iterator[Event]:
+        yield Started(total_images=1, total_steps=4)
+        for tile in range(1, 5):
+            time.sleep(STEP_S)
+            yield Step(index=tile, total=4, batch=0)
+        with Image.open(io.BytesIO(request.image)) as given:
+            size = Size(*given.size).scaled(request.scale)
+            made = given.convert("RGB").resize((size.width, size.height))
+        text = f"Postprocess upscale by: {request.scale:g}, Postprocess upscaler: {request.upscaler}"
+        yield ImageReady(index=0, image=made, seed=0, infotext=text)
+        yield Finished(seconds={"upscale": STEP_S * 4})
+
+
+def disc(size: Size, seed: int, share: float) -> Image.Image:
+    """A disc whose colour and place follow from `seed`, `share` of the way out of the dark."""
+    image = Image.new("RGB", (size.width, size.height), tuple(int(level * share) for level in (38, 70, 83)))
+    radius = min(size.width, size.height) * 0.3
+    x = size.width * (0.4 + 0.2 * (seed % 7) / 6)
+    y = size.height * (0.4 + 0.2 * (seed % 5) / 4)
+    colour = tuple(int(level * share) for level in ((231, 111, 81), (244, 162, 97), (233, 196, 106))[seed % 3])
+    ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    return image
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """`image` as JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def main(root: Path, port: int, auth: str) -> None:
+    """Builds and serves until it is killed."""
+    from webui import bootstrap
+    from webui.server.accounts import parse_account
+    from webui.server.listening import take_port
+    from webui.server.options import ServerOptions
+    from webui.server.serving import serve
+
+    accounts = (parse_account(auth),) if auth else ()
+    options = ServerOptions(port=port, accounts=accounts)
+    folders = Folders.at(root)
+    for folder in (folders.models, folders.outputs, folders.data, folders.extensions, folders.page_cache):
+        folder.mkdir(parents=True, exist_ok=True)
+    room = bootstrap.EngineRoom(catalogue=FakeCatalogue(), engine=FakeEngine())
+    bootstrap.build_engine = lambda folders, settings: room
+    taken = take_port(options.host, port)
+    with bootstrap.build(folders, options) as app:
+
+        def ready() -> None:
+            print(json.dumps({"port": taken.getsockname()[1]}), flush=True)
+            app.start()
+
+        serve(app.page.asgi, taken, listening=ready, stopping=app.page.end_streams)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "")

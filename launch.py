@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent
 ONE_SHOT = ("generate", "infotext")  # subcommands that end by themselves and are not restarted
 RESTARTS = 5
 RESTART_WINDOW_S = 300.0
-GRACE_S = 20.0
+GRACE_S = 25.0  # longer than the server gives its worker
 ASKED_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LARGE_DOWNLOAD = re.compile(r"Downloading (\S+) \((\d+\.\d+ [MG]B)\)")
 

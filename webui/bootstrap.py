@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+WORKER_STOPS_WITHIN_S = 15.0  # less than launch.py waits for the server
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:
@@ -47,7 +49,7 @@ class App:
 
     def close(self) -> None:
         """Stops the worker after its current step, leaving the running job to the next start."""
-        self.jobs.close()
+        self.jobs.close(timeout_s=WORKER_STOPS_WITHIN_S)
         self.database.dispose()
 
     def __enter__(self) -> App:

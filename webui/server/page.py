@@ -31,11 +31,10 @@ class PageApplication:
     ) -> None:
         """`style` is what `gradio.mount_gradio_app` takes about looks; `pictures` may be shown on the page."""
         self.page = page
+        undocumented: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
         self.asgi = FastAPI(
             title="Atelier",
-            docs_url=None,
-            redoc_url=None,
-            openapi_url=None,
+            **undocumented,
             middleware=[Middleware(Gatekeeper, loopback_only=loopback_only)],
         )
         for router in routers:
@@ -44,6 +43,7 @@ class PageApplication:
             self.asgi,
             page,
             path="/",
+            app_kwargs=undocumented,
             auth=[(account.user, account.password) for account in accounts] or None,
             allowed_paths=[str(pictures)],
             max_file_size=MAX_UPLOAD,

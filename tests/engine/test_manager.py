@@ -1,0 +1,261 @@
+"""The engine as jobs see it: swapping, failing and recovering, status, budgets."""
+
+import gc
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from webui.core.errors import CheckpointNotFound, OutOfMemory, UnsupportedModel, UpscalerNotFound, UserError
+from webui.core.events import Finished, ImageReady, Started, Step
+from webui.core.ports import Control
+from webui.core.requests import Txt2Img, Upscale
+from webui.engine.manager import EngineManager
+from webui.engine.residents import Resident, Residents
+from webui.settings.schema import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUEST = Txt2Img(prompt="a red circle", steps=2, width=64, height=64, seed=1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tiny):
+    """A models folder with the tiny checkpoint twice, as diffusers folders "first" and "second", and a broken one."""
+    root = tmp_path_factory.mktemp("models")
+    for name in ("first", "second"):
+        folder = root / "Stable-diffusion" / name
+        tiny.unet.save_pretrained(folder / "unet")
+        tiny.vae.save_pretrained(folder / "vae")
+        tiny.text_encoder.save_pretrained(folder / "text_encoder")
+        (folder / "scheduler").mkdir()
+        (folder / "scheduler" / "scheduler_config.json").write_text(
+            json.dumps(
+                {
+                    "_class_name": "DDIMScheduler",
+                    "beta_start": 0.00085,
+                    "beta_end": 0.012,
+                    "beta_schedule": "scaled_linear",
+                    "num_train_timesteps": 1000,
+                    "prediction_type": "v_prediction",
+                }
+            )
+        )
+        (folder / "model_index.json").write_text(
+            json.dumps(
+                {
+                    "_class_name": "StableDiffusionPipeline",
+                    "unet": ["diffusers", "UNet2DConditionModel"],
+                    "vae": ["diffusers", "AutoencoderKL"],
+                    "text_encoder": ["transformers", "CLIPTextModel"],
+                    "scheduler": ["diffusers", "DDIMScheduler"],
+                }
+            )
+        )
+    return root
+
+
+@pytest.fixture
+def folder(models):
+    from webui.checkpoints.scan import CheckpointFolder
+
+    return CheckpointFolder(models)
+
+
+@pytest.fixture
+def engine(folder):
+    return EngineManager(folder, Settings)
+
+
+def run(engine, request=REQUEST, **options):
+    return list(engine.generate(request, control=Control(), **options))
+
+
+def picture(events):
+    return next(event.image for event in events if isinstance(event, ImageReady))
+
+
+def png():
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_making_one_loads_no_torch(tmp_path):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from webui.checkpoints.scan import CheckpointFolder\n"
+        "from webui.engine.manager import EngineManager\n"
+        "from webui.settings.schema import Settings\n"
+        f"engine = EngineManager(CheckpointFolder(Path({str(tmp_path)!r})), Settings)\n"
+        "assert engine.status().phase == 'warming up'\n"
+        "loaded = {'torch', 'diffusers', 'transformers', 'spandrel'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_warming_up_makes_ready(engine):
+    assert engine.status().phase == "warming up"
+    engine.warm_up()
+    status = engine.status()
+    assert status.phase == "ready"
+    assert status.checkpoint == "first"
+    assert status.device
+    assert status.attention in ("xformers", "sdpa", "chunked")
+
+
+def test_a_request_from_start_to_end(engine):
+    events = run(engine)
+    assert [type(event) for event in events] == [Started, Step, Step, ImageReady, Finished]
+    assert events[0].checkpoint == "first"
+    assert events[0].attention == engine.status().attention
+    assert "load" in events[-1].seconds
+    assert picture(events).tobytes() == picture(run(engine)).tobytes()
+
+
+def test_swapping_by_name_and_back(engine):
+    import dataclasses
+
+    first = picture(run(engine))
+    events = run(engine, dataclasses.replace(REQUEST, checkpoint="second"))
+    assert events[0].checkpoint == engine.status().checkpoint == "second"
+    # The same weights under another name.
+    assert picture(events).tobytes() == first.tobytes()
+    assert run(engine)[0].checkpoint == "first"
+
+
+def test_a_checkpoint_that_fails_leaves_the_one_before(engine, models):
+    import dataclasses
+
+    run(engine)
+    broken = models / "Stable-diffusion" / "broken.safetensors"
+    broken.write_bytes(b"x" * 200)
+    try:
+        with pytest.raises((UnsupportedModel, CheckpointNotFound)):
+            run(engine, dataclasses.replace(REQUEST, checkpoint="broken"))
+    finally:
+        broken.unlink()
+    with pytest.raises(CheckpointNotFound, match="absent"):
+        run(engine, dataclasses.replace(REQUEST, checkpoint="absent"))
+    assert engine.status().phase == "ready"
+    assert engine.status().checkpoint == "first"
+    assert isinstance(run(engine)[-1], Finished)
+
+
+def test_without_any_checkpoint_the_status_says_so(tmp_path):
+    from webui.checkpoints.scan import CheckpointFolder
+
+    engine = EngineManager(CheckpointFolder(tmp_path), Settings)
+    engine.warm_up()
+    assert engine.status().phase == "failed"
+    assert engine.status().detail
+    # Enlarging needs no checkpoint.
+    assert picture(run(engine, Upscale(image=png(), scale=2.0))).size == (40, 20)
+
+
+def test_attention_by_wish(folder):
+    engine = EngineManager(folder, lambda: Settings(attention="chunked"))
+    assert run(engine)[0].attention == "chunked"
+    engine = EngineManager(folder, lambda: Settings(attention="sparkling"))
+    engine.warm_up()
+    assert engine.status().phase == "failed"
+    with pytest.raises(UserError, match="sparkling"):
+        run(engine)
+
+
+def test_closing_early_frees_the_engine(engine):
+    events = engine.generate(REQUEST, control=Control())
+    next(events)
+    events.close()
+    assert isinstance(run(engine)[-1], Finished)
+
+
+def test_an_unknown_upscaler_is_named(engine):
+    with pytest.raises(UpscalerNotFound, match="absent"):
+        run(engine, Upscale(image=png(), upscaler="absent"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_running_out_of_memory_is_a_sentence(engine, monkeypatch, error):
+    def fail(*_arguments, **_options):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("webui.engine.generate.decode", fail)
+        with pytest.raises(OutOfMemory, match="64x64"):
+            run(engine)
+    assert isinstance(run(engine)[-1], Finished)
+
+
+def test_other_errors_come_through(engine, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr("webui.engine.generate.decode", fail)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        run(engine)
+
+
+def test_a_small_budget_keeps_only_the_last(folder):
+    import dataclasses
+    import weakref
+
+    engine = EngineManager(folder, Settings, budget_bytes=1)
+    run(engine)
+    residents = engine._workshop.residents
+    first = weakref.ref(residents.all()[0].model.unet)
+    run(engine, dataclasses.replace(REQUEST, checkpoint="second"))
+    assert [resident.name for resident in residents.all()] == ["second"]
+    gc.collect()
+    assert first() is None
+
+
+# ---- the budget by itself -------------------------------------------------------------------------------------------
+
+
+def resident(name, size):
+    return Resident(name=name, family="f", component_bytes={"unet": size - 1, "vae": 1}, model=name)
+
+
+def names(residents):
+    return [each.name for each in residents.all()]
+
+
+def test_the_least_recently_used_leaves_first():
+    residents = Residents(100)
+    for name in ("a", "b", "a", "c"):
+        residents.get(name, lambda name=name: resident(name, 40), expected_bytes=40)
+    assert names(residents) == ["a", "c"]
+
+
+def test_a_failing_load_leaves_the_last():
+    residents = Residents(100)
+    residents.get("a", lambda: resident("a", 90), expected_bytes=90)
+
+    def fail():
+        raise UnsupportedModel("no")
+
+    with pytest.raises(UnsupportedModel):
+        residents.get("b", fail, expected_bytes=90)
+    assert names(residents) == ["a"]
+
+
+def test_one_larger_than_the_budget_stays_alone():
+    residents = Residents(100)
+    residents.get("a", lambda: resident("a", 10), expected_bytes=10)
+    residents.get("b", lambda: resident("b", 500), expected_bytes=500)
+    assert names(residents) == ["b"]
+    assert residents.get("b", lambda: pytest.fail("loaded twice"), expected_bytes=500).model == "b"

@@ -11,8 +11,8 @@ from webui.hardware import torchvision_operators
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     torchvision_operators.declare()
+    from tools.builtin_model import export as stage
     from tools.builtin_model import networks
-    from tools.builtin_model.export import export
 
     folder = tmp_path_factory.mktemp("state")
     models = tmp_path_factory.mktemp("models")
@@ -22,7 +22,9 @@ def exported(tmp_path_factory):
     torch.save({"ema": modules.state_dict(), "step": 3}, folder / "unet.pt")
     torch.save({"ema": vae.state_dict()}, folder / "vae.pt")
     torch.save({"latents": torch.zeros(2, 4, 16, 16), "scaling_factor": 0.75}, folder / "latents.pt")
-    export(folder, models / "Stable-diffusion" / "atelier-first-light.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "PICTURES_FOR_COLOURS", 8)
+        stage.export(folder, models / "Stable-diffusion" / "atelier-first-light.safetensors")
     return models, modules, vae
 
 

@@ -1,0 +1,93 @@
+"""Each backend against equation 1 of "Attention Is All You Need" in float64."""
+
+import pytest
+import torch
+
+from webui.hardware.attention import chunked, sdpa
+from webui.hardware.attention.xformers_backend import XFORMERS
+
+# An average of 77 to 5000 numbers of unit deviation: float32 rounds to 1e-6 of it, half precisions to their last bit.
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+SHAPES = {
+    "self": (2, 3, 64, 64, 32),
+    "cross": (2, 8, 256, 77, 40),
+    "odd sizes": (1, 2, 513, 5, 7),
+    "many blocks of keys": (1, 1, 700, 5000, 16),
+    "one": (1, 1, 1, 1, 8),
+}
+
+
+def random_inputs(shape, dtype):
+    batch, heads, length, keys, size = shape
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.randn(batch, heads, tokens, size, generator=generator, dtype=torch.float64).to(dtype)
+        for tokens in (length, keys, keys)
+    )
+
+
+def reference(query, key, value, mask=None):
+    query, key, value = query.double(), key.double(), value.double()
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    return (scores if mask is None else scores + mask).softmax(-1) @ value
+
+
+@pytest.mark.parametrize("attend", [sdpa.attend, chunked.attend], ids=["sdpa", "chunked"])
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_agrees_with_exact_attention(attend, dtype, shape):
+    inputs = random_inputs(shape, dtype)
+
+    got = attend(*inputs)
+
+    assert got.dtype == dtype
+    assert (got.double() - reference(*inputs)).abs().max() <= TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("attend", [sdpa.attend, chunked.attend], ids=["sdpa", "chunked"])
+@pytest.mark.parametrize("mask_shape", [(2, 3, 64, 3000), (2, 1, 1, 3000), (64, 3000)], ids=str)
+def test_a_mask_is_added_to_the_scores(attend, mask_shape):
+    inputs = random_inputs((2, 3, 64, 3000, 16), torch.float64)
+    mask = torch.randn(mask_shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    assert (attend(*inputs, mask) - reference(*inputs, mask)).abs().max() <= TOLERANCES[torch.float64]
+
+
+def test_blocks_that_are_wholly_masked_weigh_nothing():
+    inputs = random_inputs((1, 1, 4, 5000, 16), torch.float64)
+    mask = torch.zeros(4, 5000, dtype=torch.float64)
+    mask[:, :4500] = float("-inf")
+
+    got = chunked.attend(*inputs, mask)
+
+    assert (got - reference(*inputs, mask)).abs().max() <= TOLERANCES[torch.float64]
+
+
+def test_chunked_survives_scores_that_overflow_half_precision():
+    query, key, value = random_inputs((1, 1, 8, 8, 64), torch.float16)
+
+    assert torch.isfinite(chunked.attend(query * 90, key * 90, value)).all()
+
+
+def test_xformers_gets_its_own_order_of_axes(monkeypatch):
+    """xformers needs a GPU, so its function stands in: inputs (B, N, H, d), a bias of the whole shape."""
+    import sys
+    import types
+
+    def memory_efficient_attention(query, key, value, attn_bias=None):
+        assert query.shape == (2, 64, 3, 16)
+        assert attn_bias is None or attn_bias.shape == (2, 3, 64, 77)
+        query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        return reference(query, key, value, attn_bias).transpose(1, 2)
+
+    operators = types.ModuleType("xformers.ops")
+    operators.memory_efficient_attention = memory_efficient_attention
+    monkeypatch.setitem(sys.modules, "xformers", types.ModuleType("xformers"))
+    monkeypatch.setitem(sys.modules, "xformers.ops", operators)
+    inputs = random_inputs((2, 3, 64, 77, 16), torch.float64)
+    mask = torch.randn(77, dtype=torch.float64)
+
+    attend = XFORMERS.load()
+
+    assert (attend(*inputs) - reference(*inputs)).abs().max() <= TOLERANCES[torch.float64]
+    assert (attend(*inputs, mask) - reference(*inputs, mask)).abs().max() <= TOLERANCES[torch.float64]

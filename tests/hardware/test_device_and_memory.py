@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from webui.hardware import device, memory
+
+
+def test_the_first_cuda_device_is_taken_when_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    assert device.choose_device() == torch.device("cuda", 0)
+
+
+def test_the_cpu_is_taken_when_there_is_nothing_else(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+    assert device.choose_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("cpu", torch.float32), ("cuda", torch.float16), ("mps", torch.float16)])
+def test_precision_follows_the_device(kind, dtype):
+    assert device.choose_dtype(torch.device(kind)) == dtype
+
+
+def test_the_cpu_has_a_name():
+    assert device.describe(torch.device("cpu")) == "CPU"
+
+
+def test_free_memory_is_what_linux_calls_available(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:    7000000 kB\n")
+
+    assert memory.free_ram_bytes(meminfo) == 7_000_000 * 1024
+
+
+def test_without_meminfo_half_of_the_memory_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.__getitem__)
+
+    assert memory.free_ram_bytes(tmp_path / "none") == 4096 * 500
+
+
+def test_cuda_counts_torchs_unused_cache_as_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20)
+
+    assert memory.free_bytes(torch.device("cuda", 0)) == 130
+
+
+def test_the_cpus_free_memory_is_the_machines():
+    assert memory.free_bytes(torch.device("cpu")) > 1 << 20

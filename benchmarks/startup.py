@@ -1,0 +1,108 @@
+"""How soon the page answers: Atelier's first byte beside that of a bare gradio page, in turn.
+
+    .venv/bin/python benchmarks/startup.py [--rounds 5] [--json]
+
+Each round starts both as fresh processes on a free port and asks for `/` until a byte comes. Atelier runs on folders of
+its own without a checkpoint; torch loads behind the page and is stopped with it. Times are from the process's start, in
+seconds; the medians are compared, because the first round also fills the disk cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_S = 120.0
+
+BARE = """
+import sys, gradio
+with gradio.Blocks(analytics_enabled=False) as page:
+    gradio.Textbox()
+page.launch(server_port=int(sys.argv[1]), quiet=True)
+"""
+
+
+def free_port() -> int:
+    """A port that nobody listens at just now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def first_byte_s(command: list[str], port: int, folder: Path) -> float:
+    """Seconds from starting `command` to the first byte of the page at `port`; raises RuntimeError if it ends first."""
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONPATH": str(ROOT)}
+    with (folder / "server.log").open("wb") as log:
+        begin = time.perf_counter()
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
+        try:
+            while time.perf_counter() - begin < PATIENCE_S:
+                if server.poll() is not None:
+                    break
+                if answers(port):
+                    return time.perf_counter() - begin
+                time.sleep(0.01)
+        finally:
+            server.send_signal(signal.SIGKILL)
+            server.wait()
+    raise RuntimeError(f"no page came: {(folder / 'server.log').read_text(errors='replace')[-2000:]}")
+
+
+def answers(port: int) -> bool:
+    """Whether the page at `port` sends a first byte."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    try:
+        connection.request("GET", "/")
+        return len(connection.getresponse().read(1)) == 1
+    except ConnectionError:
+        return False
+    finally:
+        connection.close()
+
+
+def measure(rounds: int) -> tuple[list[float], list[float]]:
+    """(Atelier's, gradio's) first bytes in seconds, one of each a round."""
+    page: list[float] = []
+    bare: list[float] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "models").mkdir()
+        for _ in range(rounds):
+            port = free_port()
+            atelier = [sys.executable, "-m", "webui", "--root", name, "--no-browser", "--port", str(port)]
+            page.append(first_byte_s(atelier, port, folder))
+            port = free_port()
+            bare.append(first_byte_s([sys.executable, "-c", BARE, str(port)], port, folder))
+    return page, bare
+
+
+def main() -> None:
+    """Prints a table, or with --json one last line of JSON."""
+    parser = argparse.ArgumentParser(description="First byte of the page, beside a bare gradio page.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args()
+    page, bare = measure(chosen.rounds)
+    print("round   atelier s   gradio s")
+    for number, (ours, theirs) in enumerate(zip(page, bare, strict=True), start=1):
+        print(f"{number:5}   {ours:9.2f}   {theirs:8.2f}")
+    page_s, gradio_s = statistics.median(page), statistics.median(bare)
+    print(f"median  {page_s:9.2f}   {gradio_s:8.2f}   difference {page_s - gradio_s:.2f} s")
+    if chosen.json:
+        result = {"ratio": page_s / gradio_s, "page_s": page_s, "gradio_s": gradio_s}
+        print(json.dumps({name: round(value, 3) for name, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main()

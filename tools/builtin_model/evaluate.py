@@ -6,15 +6,26 @@ combinations of shape, colour and background that the training never showed.
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from tools.builtin_model.analysis import Sight, look, place_name
 from tools.builtin_model.scenes import COLOURS, COUNTS, POSITIONS, SHAPES, held_out, plural, with_article
+from webui.checkpoints.scan import CheckpointFolder
+from webui.core.events import ImageReady
+from webui.core.ports import Control
+from webui.core.requests import Txt2Img
+from webui.engine.manager import EngineManager
+from webui.settings.schema import Settings
+
+MODEL = "atelier-first-light"
 
 Draw = Callable[[str, int], Image.Image]
 """Prompt and seed → picture."""
@@ -150,9 +161,38 @@ def sheet(verdicts: Sequence[Verdict], columns: int = 10) -> Image.Image:
     return page
 
 
-def run(draw: Draw, *, quick: bool) -> tuple[list[Verdict], float]:
-    """All cases (the 50 single objects alone when `quick`) and the seconds they took."""
+def engine_draw(models: Path, **settings: Any) -> Draw:
+    """Draws through Atelier's engine with the model at its native size; `settings` are fields of `Txt2Img`."""
+    folder = CheckpointFolder(models)
+    engine = EngineManager(folder, Settings)
+    size = folder.checkpoint(MODEL).native_size
+
+    def draw(prompt: str, seed: int) -> Image.Image:
+        request = Txt2Img(prompt=prompt, seed=seed, checkpoint=MODEL, width=size.width, height=size.height, **settings)
+        return next(
+            event.image for event in engine.generate(request, control=Control()) if isinstance(event, ImageReady)
+        )
+
+    return draw
+
+
+def report(models: Path, sheet_file: Path, *, quick: bool, as_json: bool) -> None:
+    """Judges all cases (the 50 single objects alone when `quick`), writes the contact sheet, prints what was right."""
     cases = single_cases(50) + ([] if quick else count_cases(24) + place_cases(27))
+    draw = engine_draw(models)
     started = time.perf_counter()
     verdicts = list(judge(cases, draw))
-    return verdicts, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    sheet_file.parent.mkdir(parents=True, exist_ok=True)
+    sheet(verdicts).save(sheet_file, optimize=True)
+    table = shares(verdicts)
+    if as_json:
+        print(json.dumps({"pictures": len(verdicts), "seconds": round(seconds, 1), "right": table}))
+        return
+    for group, row in table.items():
+        print(f"{group:8}", "  ".join(f"{name} {share:4.0%}" for name, share in row.items()))
+    for verdict in verdicts:
+        if not verdict.all_right:
+            wrong = ", ".join(name for name, right in verdict.right.items() if not right)
+            print(f"wrong {wrong}: {verdict.case.prompt!r}, seed {verdict.case.seed}")
+    print(f"{len(verdicts)} pictures in {seconds:.0f} s; {sheet_file}")

@@ -79,7 +79,7 @@ class Environment:
             # which takes an hour and a CUDA toolkit.
             self._pip("xformers", ["--no-deps", "--only-binary=xformers", "xformers"])
         else:
-            pins = len(re.findall(r"^[A-Za-z]", self.constraints.read_text(encoding="utf-8"), re.MULTILINE))
+            pins = len(set(re.findall(r"^[\w.-]+", self.constraints.read_text(encoding="utf-8"), re.MULTILINE)))
             say(f"Installing about {pins} packages; the first time this takes some minutes (details: {self.log}).")
             extra = "" if part == "base" else f"[{part}]"
             self._pip("Atelier", ["-e", f"{self.root}{extra}"])
@@ -159,7 +159,7 @@ class Environment:
         quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off", "PYTHONUNBUFFERED": "1"}
         tail: collections.deque[str] = collections.deque(maxlen=400)
         with (
-            self.log.open("a", encoding="utf-8") as log,
+            self.log.open("a", encoding="utf-8", buffering=1) as log,
             subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,

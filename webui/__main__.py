@@ -1,6 +1,6 @@
 """`python -m webui`: see `webui.cli`."""
 
-from webui.cli import main
+from webui.cli import leave, main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

@@ -11,12 +11,13 @@ import contextlib
 import json
 import logging
 import logging.handlers
+import os
 import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from webui import __version__
 from webui.core.catalogue import SAMPLERS, SCHEDULE_TYPES
@@ -42,6 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with `code`, whatever other threads are in the middle of.
+
+    A worker that is still importing torch cannot be waited for, and torch's libraries abort the process when the
+    interpreter is taken down under them. Everything that must be kept has been written by now.
+    """
+    if threading.active_count() > 1:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 # --- flags ---------------------------------------------------------------------------------------------------------
@@ -171,6 +186,7 @@ def run_server(chosen: argparse.Namespace) -> int:
 def _serve(app: App, options: ServerOptions, taken: Any) -> None:
     from webui.server.listening import explain
     from webui.server.serving import serve
+    from webui.server.tunnel import close_links
 
     def listening() -> None:
         app.start()
@@ -181,6 +197,8 @@ def _serve(app: App, options: ServerOptions, taken: Any) -> None:
         serve(app.page.asgi, taken, listening=listening, stopping=app.page.end_streams)
     except OSError as error:  # somebody else began to listen there while gradio loaded
         raise explain(options.host, options.port, error) from error
+    finally:
+        close_links()
 
 
 def _announce(options: ServerOptions) -> None:

@@ -6,9 +6,10 @@ import threading
 
 import httpx
 import pytest
+from gradio import tunneling
 
 from webui.core.errors import ResourceError
-from webui.server.tunnel import gradio_tunnel, open_link
+from webui.server.tunnel import close_links, gradio_tunnel, open_link
 
 
 def test_the_link_is_what_the_tunnel_says():
@@ -43,6 +44,21 @@ def test_a_tunnel_that_says_nothing_is_given_up():
     with pytest.raises(ResourceError, match=r"no answer within 0\.05 seconds"):
         open_link(7861, opener=opener, timeout_s=0.05)
     released.set()
+
+
+def test_open_links_are_closed(monkeypatch):
+    killed = []
+
+    class FakeTunnel:
+        def kill(self) -> None:
+            killed.append(self)
+
+    tunnels = [FakeTunnel(), FakeTunnel()]
+    monkeypatch.setattr(tunneling, "CURRENT_TUNNELS", tunnels)
+
+    close_links()
+
+    assert killed == tunnels
 
 
 def test_gradio_offline_is_a_failure_like_any_other(monkeypatch):

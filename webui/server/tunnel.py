@@ -45,6 +45,14 @@ def open_link(port: int, *, opener: Opener = gradio_tunnel, timeout_s: float = O
     raise ResourceError(f"The public link could not be opened ({reason}); the page stays up on this machine.")
 
 
+def close_links() -> None:
+    """Ends the tunnel programs that were started, so that none outlives the page."""
+    from gradio import tunneling
+
+    for tunnel in tunneling.CURRENT_TUNNELS:
+        tunnel.kill()
+
+
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".")

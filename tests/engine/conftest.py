@@ -4,7 +4,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Networks this small lose more by waking threads than they gain, above all on a busy machine."""
     before = torch.get_num_threads()

@@ -216,7 +216,7 @@ def test_a_small_budget_keeps_only_the_last(folder):
     engine = EngineManager(folder, Settings, budget_bytes=1)
     run(engine)
     residents = engine._workshop.residents
-    first = weakref.ref(residents.all()[0].model.unet)
+    first = weakref.ref(residents.all()[0].model.checkpoint.unet)
     run(engine, dataclasses.replace(REQUEST, checkpoint="second"))
     assert [resident.name for resident in residents.all()] == ["second"]
     gc.collect()

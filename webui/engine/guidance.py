@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from webui.engine.denoiser import Predict
+from webui.engine.placement import weight_of
 
 
 def guided(unet: Any, prompt: Tensor, negative: Tensor, cfg_scale: float, batch: int) -> Predict:
@@ -20,7 +21,7 @@ def guided(unet: Any, prompt: Tensor, negative: Tensor, cfg_scale: float, batch:
     Ho & Salimans 2022 (arXiv 2207.12598), equation 6, with A1111's scale (theirs plus one). At scale 1 the negative
     prompt cancels out, so only the prompt is worked on: half the work. Predictions come back in float32.
     """
-    dtype = unet.dtype
+    dtype = weight_of(unet).dtype
     if cfg_scale == 1.0:
         states = prompt.to(dtype).repeat(batch, 1, 1)
 

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from webui.core.errors import UnreadableImage
+from webui.engine.placement import weight_of
 
 
 def read_image(data: bytes, what: str) -> Image.Image:
@@ -47,7 +48,8 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 
 def encode(vae: Any, pixels: Tensor, scaling_factor: float) -> Tensor:
     """(N, 3, h, w) in -1…1 → scaled float32 latents (N, 4, h/8, w/8): the mean of `vae`'s posterior."""
-    mean = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean
+    weight = weight_of(vae)
+    mean = vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist.mean
     return mean.float() * scaling_factor
 
 
@@ -56,5 +58,5 @@ def decode(vae: Any, latents: Tensor, scaling_factor: float) -> Tensor:
 
     One picture at a time: decoding is where memory peaks, and a batch gains nothing there.
     """
-    scaled = (latents / scaling_factor).to(vae.dtype)
+    scaled = (latents / scaling_factor).to(weight_of(vae).dtype)
     return torch.cat([vae.decode(row, return_dict=False)[0] for row in scaled.split(1)])

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """Any one weight, for its device and dtype: what diffusers' own properties walk all modules to find."""
+    return next(module.parameters())
 
 
 @contextmanager
-def placed(module: Any, device: torch.device) -> Iterator[None]:
-    """`module` (a diffusers or transformers model, or any with `.device` and `.to`) on `device` inside the block."""
-    home = module.device
+def placed(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """`module`, whose weights are all in one place, on `device` inside the block."""
+    home = weight_of(module).device
     if home == device:
         yield
         return

@@ -7,6 +7,7 @@ import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,15 @@ logger = logging.getLogger(__name__)
 SHARE_FOR_WEIGHTS = 0.6
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A loaded checkpoint, and the widths of its attention heads, which take a walk through all modules to find."""
+
+    checkpoint: LoadedCheckpoint
+    unet_heads: frozenset[int]
+    vae_heads: frozenset[int]
+
+
 class Workshop:
     """Owned by the manager, which lets one thread in at a time.
 
@@ -46,7 +56,7 @@ class Workshop:
         self.dtype = choose_dtype(self.device)
         self.device_name = describe(self.device)
         self._budget_bytes = int(free_bytes(self.device) * SHARE_FOR_WEIGHTS) if budget_bytes is None else budget_bytes
-        self.residents: Residents[LoadedCheckpoint | UpscalerNetwork] = Residents(self._budget_bytes)
+        self.residents: Residents[Prepared | UpscalerNetwork] = Residents(self._budget_bytes)
         self._prompts = PromptCache()
         self._choose = functools.lru_cache(maxsize=32)(self._choose_attention)
 
@@ -59,9 +69,10 @@ class Workshop:
         """
         phases = Phases()
         with phases("load"):
-            checkpoint = self._checkpoint(name)
-            for_unet = self._choose(frozenset(head_sizes(checkpoint.unet)), attention)
-            for_vae = self._choose_for_vae(checkpoint, attention)
+            prepared = self._checkpoint(name)
+            checkpoint = prepared.checkpoint
+            for_unet = self._choose(prepared.unet_heads, attention)
+            for_vae = self._choose_for_vae(prepared.vae_heads, attention)
         with patched(checkpoint.unet, for_unet), patched(checkpoint.vae, for_vae):
             yield Bench(
                 checkpoint=checkpoint,
@@ -75,7 +86,7 @@ class Workshop:
         """The upscaler network of that name; raises `UpscalerNotFound` or `UnsupportedModel`."""
         path = self._folder.upscaler_path(name)
 
-        def load() -> Resident[LoadedCheckpoint | UpscalerNetwork]:
+        def load() -> Resident[Prepared | UpscalerNetwork]:
             network = load_upscaler(path, self.device)
             return Resident(
                 name=name, family="upscaler", component_bytes={"network": network.weight_bytes}, model=network
@@ -93,30 +104,34 @@ class Workshop:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _checkpoint(self, name: str) -> LoadedCheckpoint:
+    def _checkpoint(self, name: str) -> Prepared:
         info = self._folder.checkpoint(name)
         path = self._folder.path(info.name)
         expected = _weight_bytes(path) * (2 if self.dtype == torch.float32 else 1)  # files hold float16
         # What does not fit on the device waits in main memory, and each part visits the device when it works.
         home = self.device if expected <= self._budget_bytes else torch.device("cpu")
 
-        def load() -> Resident[LoadedCheckpoint | UpscalerNetwork]:
+        def load() -> Resident[Prepared | UpscalerNetwork]:
             loaded = load_checkpoint(path, info, dtype=self.dtype, device=home)
+            prepared = Prepared(
+                checkpoint=loaded,
+                unet_heads=frozenset(head_sizes(loaded.unet)),
+                vae_heads=frozenset(head_sizes(loaded.vae)),
+            )
             return Resident(
-                name=info.name, family=loaded.family, component_bytes=loaded.bytes_by_component, model=loaded
+                name=info.name, family=loaded.family, component_bytes=loaded.bytes_by_component, model=prepared
             )
 
         model = self.residents.get(_identity(path), load, expected_bytes=expected).model
-        if not isinstance(model, LoadedCheckpoint):
+        if not isinstance(model, Prepared):
             raise TypeError(f"{path} is held as {type(model).__name__}")
         return model
 
     def _choose_attention(self, sizes: frozenset[int], wish: str) -> AttentionChoice:
         return select_attention(self.device, self.dtype, sizes, wish)
 
-    def _choose_for_vae(self, checkpoint: LoadedCheckpoint, wish: str) -> AttentionChoice:
+    def _choose_for_vae(self, sizes: frozenset[int], wish: str) -> AttentionChoice:
         """The wish where it works: a VAE's one wide head is more than some kernels take, and no reason to fail."""
-        sizes = frozenset(head_sizes(checkpoint.vae))
         try:
             return self._choose(sizes, wish)
         except UserError as error:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from webui.core.prompt import parse_prompt
 from webui.engine.conditioning.chunks import Chunk, Tokenizer, make_chunks
+from webui.engine.placement import weight_of
 
 # Below this share of the deviation a mean is chance, and dividing by one would be noise.
 LEAST_MEAN = 0.01
@@ -45,7 +46,7 @@ def encode_prompts(texts: Sequence[str], *, tokenizer: Tokenizer, text_encoder: 
     count = max(len(chunks) for chunks in chunked)
     empty = make_chunks((), tokenizer)
     rows: list[Chunk] = [chunk for chunks in chunked for chunk in (*chunks, *empty * (count - len(chunks)))]
-    ids = torch.tensor([row.tokens for row in rows], device=text_encoder.device)
+    ids = torch.tensor([row.tokens for row in rows], device=weight_of(text_encoder).device)
     states = text_encoder(input_ids=ids).last_hidden_state.float()
     states = emphasise(states, [row.weights for row in rows])
     return [part.reshape(1, -1, part.shape[-1]) for part in states.split(count)]

@@ -14,12 +14,18 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE_MS = 90_000  # machines that run tests are often busy
 FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +79,9 @@ def page_server(serve: Callable[..., Served]) -> Served:
 @pytest.fixture(scope="session")
 def browser():
     """Debian's chromium; playwright's own cannot be downloaded everywhere."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield started
@@ -89,7 +96,7 @@ def new_page(browser):
 
     def make(**options):
         context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -99,6 +106,15 @@ def new_page(browser):
     for context in contexts:
         context.close()
     assert not faults
+
+
+@pytest.fixture
+def hold(page_server: Served) -> Iterator[Path]:
+    """While this file is there, the shared server's jobs stay half-way."""
+    file = page_server.root / "hold"
+    file.touch()
+    yield file
+    file.unlink(missing_ok=True)
 
 
 @pytest.fixture

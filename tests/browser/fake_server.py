@@ -1,4 +1,6 @@
-"""Serves the real page, queue, settings and extensions over an engine that only draws: `fake_server.py ROOT PORT [USER:PASSWORD]`.
+"""Serves the real page, queue, settings and extensions over an engine that only draws.
+
+Usage: fake_server.py ROOT PORT [USER:PASSWORD]
 
 Run as a program by conftest.py, so that no torch is loaded and a run's length does not depend on the machine.
 """
@@ -27,7 +29,7 @@ CHECKPOINTS = (
     CheckpointInfo(name="drawn", family="stable-diffusion-v1", native_size=Size(128, 128)),
     CheckpointInfo(name="drawn-large", family="stable-diffusion-v1", native_size=Size(256, 192)),
 )
-STEP_S = 0.08
+STEP_S = 0.05
 WARM_UP_S = 1.0
 
 
@@ -50,7 +52,8 @@ class FakeCatalogue:
 class FakeEngine:
     """Draws a disc that comes out of the dark step by step."""
 
-    def __init__(self) -> None:
+    def __init__(self, hold: Path) -> None:
+        self._hold = hold
         self._phase = "warming up"
 
     def warm_up(self) -> None:
@@ -71,7 +74,7 @@ class FakeEngine:
         yield Started(total_images=request.total_images, total_steps=total)
         for batch in range(start_batch, request.batch_count):
             for step in range(1, request.steps + 1):
-                time.sleep(STEP_S)
+                self._step(request.steps, step)
                 share = step / request.steps
                 yield Step(
                     index=batch * request.steps + step,
@@ -88,6 +91,12 @@ class FakeEngine:
                     text = format_infotext(request, seed=seed, model="drawn", model_hash="0123456789")
                     yield ImageReady(index=index, image=disc(request.size, seed, 1), seed=seed, infotext=text)
         yield Finished(seconds={"denoise": STEP_S * total})
+
+    def _step(self, steps: int, step: int) -> None:
+        """Takes its time; while the file `hold` is there, stays half-way, so that a test need not hurry."""
+        time.sleep(STEP_S)
+        while step == steps // 2 and self._hold.exists():
+            time.sleep(STEP_S)
 
     def _upscale(self, request: Upscale) -> Iterator[Event]:
         yield Started(total_images=1, total_steps=4)
@@ -133,7 +142,7 @@ def main(root: Path, port: int, auth: str) -> None:
     folders = Folders.at(root)
     for folder in (folders.models, folders.outputs, folders.data, folders.extensions, folders.page_cache):
         folder.mkdir(parents=True, exist_ok=True)
-    room = bootstrap.EngineRoom(catalogue=FakeCatalogue(), engine=FakeEngine())
+    room = bootstrap.EngineRoom(catalogue=FakeCatalogue(), engine=FakeEngine(root / "hold"))
     bootstrap.build_engine = lambda folders, settings: room
     taken = take_port(options.host, port)
     with bootstrap.build(folders, options) as app:

@@ -44,6 +44,7 @@ def remember_form(page: gr.Blocks, form: Form) -> None:
         inputs=[memory],
         outputs=form.components,
         show_progress="hidden",
+        queue=False,
     ).then(fn=None, js=f"() => window.atelier.formIsRestored({tab})")
 
 

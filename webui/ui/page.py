@@ -126,7 +126,7 @@ def _build_header(page: gr.Blocks, services: Services) -> Header:
                 return
             time.sleep(_WARM_UP_LOOK_S)
 
-    page.load(guarded(renew), inputs=[stored], outputs=[checkpoint], show_progress="hidden")
+    page.load(guarded(renew), inputs=[stored], outputs=[checkpoint], show_progress="hidden", queue=False)
     page.load(guarded(watch_engine), outputs=[status], show_progress="hidden", concurrency_limit=None)
     refresh.click(guarded(renew), inputs=[checkpoint], outputs=[checkpoint], show_progress="hidden", preprocess=False)
     checkpoint.input(fn=None, js="(name) => name", inputs=[checkpoint], outputs=[stored])
@@ -186,7 +186,9 @@ def _remember_tab(page: gr.Blocks, tabs: gr.Tabs, known: list[gr.Tab], timer: gr
     for tab in known:
         save = f"(memory) => window.atelier.tabToSave(memory, {json.dumps(tab.id)})"
         tab.select(fn=None, js=save, inputs=[stored], outputs=[stored])
-        tab.select(lambda here=tab.id == "queue": gr.Timer(active=here), outputs=[timer], show_progress="hidden")
-    page.load(reopen, inputs=[stored], outputs=[tabs, timer], show_progress="hidden").then(
+        tab.select(
+            lambda here=tab.id == "queue": gr.Timer(active=here), outputs=[timer], show_progress="hidden", queue=False
+        )
+    page.load(reopen, inputs=[stored], outputs=[tabs, timer], show_progress="hidden", queue=False).then(
         fn=None, js="() => window.atelier.tabIsRestored()"
     )

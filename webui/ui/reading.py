@@ -6,6 +6,7 @@ program gives the same sentence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ GENERATION_LABELS = {
 
 def number(what: str, value: object) -> float:
     """`value` as a finite number; raises `InvalidRequest` naming `what` where it is none."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     raise InvalidRequest(f"{what} is {value!r}, which is not a number; fill it in." if value else f"{what} is empty.")
 

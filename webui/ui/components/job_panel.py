@@ -256,7 +256,7 @@ def restore_picture(
         found = None if view is None else value(view.request)
         return gr.skip() if found is None else found
 
-    page.load(guarded(restore), inputs=[ids_memory], outputs=[picture], show_progress="hidden")
+    page.load(guarded(restore), inputs=[ids_memory], outputs=[picture], show_progress="hidden", queue=False)
 
 
 def _wire_stopping(jobs: Jobs, run: RunButtons, ids_memory: gr.BrowserState) -> None:

@@ -88,7 +88,7 @@ def build_extensions(page: gr.Blocks, services: Services) -> None:
         note = f"<p class='note'>{_ELSEWHERE}</p>"
         return [note, gr.Textbox(interactive=False), gr.Button(interactive=False)]
 
-    page.load(guarded(greet), outputs=[notice, source, install], show_progress="hidden")
+    page.load(guarded(greet), outputs=[notice, source, install], show_progress="hidden", queue=False)
 
 
 def client_host(request: gr.Request) -> str | None:

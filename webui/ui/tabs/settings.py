@@ -42,7 +42,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
         inform("The settings are saved; the next picture uses them.")
 
     save.click(guarded(keep), inputs=fields, show_progress="hidden")
-    page.load(guarded(show), outputs=fields, show_progress="hidden")
+    page.load(guarded(show), outputs=fields, show_progress="hidden", queue=False)
 
     @gr.render(triggers=[page.load], show_progress="hidden")
     def extension_settings() -> None:

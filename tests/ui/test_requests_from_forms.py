@@ -1,0 +1,100 @@
+"""Each tab turns its form into one request; numbers that are none get a sentence with the field's name."""
+
+from __future__ import annotations
+
+import pytest
+
+from webui.core.errors import InvalidRequest
+from webui.core.requests import Img2Img, Inpaint, InpaintArea, MaskedContent, ResizeMode, Txt2Img, Upscale
+from webui.core.validation import validate
+from webui.ui.reading import number, whole
+from webui.ui.tabs.img2img import img2img_request
+from webui.ui.tabs.inpaint import inpaint_request
+from webui.ui.tabs.txt2img import txt2img_request
+from webui.ui.tabs.upscale import upscale_request
+
+COMMON = {
+    "prompt": "a star",
+    "negative_prompt": None,
+    "checkpoint": "drawn",
+    "sampler": "Euler a",
+    "schedule_type": "Karras",
+    "steps": 12.0,
+    "width": 128,
+    "height": 64,
+    "cfg_scale": 5,
+    "seed": 7,
+    "batch_count": 2,
+    "batch_size": 1,
+}
+MADE = {**COMMON, "negative_prompt": "", "steps": 12, "cfg_scale": 5.0}
+
+
+def test_txt2img():
+    request = txt2img_request(COMMON)
+    assert request == Txt2Img(**MADE)
+    assert isinstance(request.steps, int)
+    assert isinstance(request.cfg_scale, float)
+
+
+def test_img2img():
+    values = {**COMMON, "denoising_strength": 0.4, "resize_mode": "Crop and resize"}
+    made = img2img_request(values, b"png")
+    assert made == Img2Img(**MADE, init_image=b"png", denoising_strength=0.4, resize_mode=ResizeMode.CROP)
+
+
+def test_inpaint():
+    values = {
+        **COMMON,
+        "denoising_strength": 1,
+        "resize_mode": "Just resize",
+        "mask_blur": 8,
+        "padding": 16,
+        "mask_inverted": True,
+        "area": "Only masked",
+        "masked_content": "latent noise",
+    }
+    assert inpaint_request(values, b"png", b"mask") == Inpaint(
+        **MADE,
+        init_image=b"png",
+        mask=b"mask",
+        denoising_strength=1.0,
+        mask_blur=8,
+        padding=16,
+        mask_inverted=True,
+        area=InpaintArea.MASKED,
+        masked_content=MaskedContent.LATENT_NOISE,
+    )
+
+
+def test_upscale():
+    values = {"upscaler": "Nearest", "scale": 2, "tile": 64, "overlap": 8}
+    assert upscale_request(values, b"png") == Upscale(image=b"png", upscaler="Nearest", scale=2.0, tile=64, overlap=8)
+
+
+def test_what_is_out_of_range_reaches_the_validation():
+    request = txt2img_request({**COMMON, "width": 130})
+    with pytest.raises(InvalidRequest, match="Width is 130, not a multiple of 8"):
+        validate(request)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [("width", None, "Width is empty"), ("steps", 2.5, "Sampling steps is 2.5"), ("seed", "many", "Seed is 'many'")],
+)
+def test_what_is_no_number_is_named(field, value, words):
+    with pytest.raises(InvalidRequest, match=words):
+        txt2img_request({**COMMON, field: value})
+
+
+def test_unknown_choices_are_named():
+    values = {**COMMON, "denoising_strength": 0.4, "resize_mode": "Fold"}
+    with pytest.raises(InvalidRequest, match="Resize mode is 'Fold'"):
+        img2img_request(values, b"png")
+
+
+def test_numbers():
+    assert whole("Seed", 4294967295.0) == 4294967295
+    for bad in (True, float("nan"), float("inf"), "3", None):
+        with pytest.raises(InvalidRequest, match="Scale"):
+            number("Scale", bad)

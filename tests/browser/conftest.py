@@ -34,6 +34,14 @@ class Served:
 
     address: str
     root: Path
+    process: subprocess.Popen[str]
+
+    def stop(self) -> None:
+        """Ends the server as Ctrl-C would."""
+        self.process.terminate()
+        self.process.wait(30)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 def _environment() -> dict[str, str]:
@@ -43,7 +51,7 @@ def _environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
     """serve(auth="user:password") starts a server over the drawing engine; it ends with the session."""
-    running: list[subprocess.Popen[str]] = []
+    running: list[Served] = []
 
     def start(*, root: Path | None = None, auth: str = "") -> Served:
         folder = root or tmp_path_factory.mktemp("atelier")
@@ -56,18 +64,15 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
                 cwd=REPOSITORY,
                 env=_environment(),
             )
-        running.append(process)
         line = process.stdout.readline() if process.stdout is not None else ""
         assert line, (folder / "server.log").read_text()
-        return Served(address=f"http://127.0.0.1:{json.loads(line)['port']}/", root=folder)
+        served = Served(address=f"http://127.0.0.1:{json.loads(line)['port']}/", root=folder, process=process)
+        running.append(served)
+        return served
 
     yield start
-    for process in running:
-        process.terminate()
-    for process in running:
-        process.wait(20)
-        if process.stdout is not None:
-            process.stdout.close()
+    for served in running:
+        served.stop()
 
 
 @pytest.fixture(scope="session")

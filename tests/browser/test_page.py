@@ -39,6 +39,7 @@ def test_a_prompt_becomes_a_picture_with_previews_on_the_way(page):
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.evaluate(NOTE_PREVIEWS)
+    page.fill("#txt2img_steps input[type=number]", "80")
     page.fill("#txt2img_prompt textarea", "a <b>red</b> circle")
     page.keyboard.press("Control+Enter")
     finished(page, "txt2img")
@@ -200,3 +201,9 @@ def test_an_extension_is_installed_switched_on_and_adds_its_tab(new_page, serve,
     expect(switch).not_to_be_checked()
     switch.check()
     expect(page.locator("#extension_sample-extension .extension")).to_have_attribute("data-state", "on")
+
+    first.stop()
+    second = serve(root=first.root)
+    page.goto(second.address)
+    open_tab(page, "Vignette")
+    expect(page.locator("#vignette_apply")).to_be_visible()

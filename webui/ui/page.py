@@ -112,6 +112,8 @@ def _build_header(page: gr.Blocks, services: Services) -> Header:
             min_width=44,
         )
         status = gr.HTML(status_line(services.engine_status()), elem_id="engine_status", elem_classes="status-holder")
+    if services.settings.notice is not None:
+        gr.HTML(f"<p class='notice' role='status'>{html.escape(services.settings.notice)}</p>")
     stored = memory.browser_state("checkpoint", "")
 
     def renew(wanted: object) -> gr.Dropdown:

@@ -3,7 +3,8 @@
 import pytest
 
 from webui.core.errors import NotAllowed
-from webui.extensions.access import is_loopback, may_manage, require_local
+from webui.core.loopback import is_loopback
+from webui.extensions.access import may_manage, require_local
 
 PAGE = {"Host": "127.0.0.1:7860", "Origin": "http://127.0.0.1:7860"}
 

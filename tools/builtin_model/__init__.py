@@ -2,3 +2,8 @@
 
 Run as ``python -m tools.builtin_model COMMAND``; see README.md in this folder.
 """
+
+from webui.hardware import torchvision_operators
+
+# Before any module of this package imports diffusers.
+torchvision_operators.declare()

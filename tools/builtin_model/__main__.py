@@ -21,6 +21,7 @@ def main() -> None:
     unet = stages.add_parser("unet", help="train UNet and text encoder on the cached latents")
     unet.add_argument("--minutes", type=float, default=90)
     unet.add_argument("--batch", type=int, default=32)
+    unet.add_argument("--workers", type=int, default=1, help="processes that share a batch; on a CPU, one a core")
     decoder = stages.add_parser("decoder", help="sharpen the autoencoder's decoder")
     decoder.add_argument("--minutes", type=float, default=8)
     export = stages.add_parser("export", help="write the checkpoint file from the trained state")
@@ -56,7 +57,7 @@ def _train(arguments: argparse.Namespace) -> None:
     elif arguments.stage == "latents":
         train.cache_latents(arguments.folder, arguments.count)
     else:
-        train.train_unet(arguments.folder, arguments.minutes, arguments.batch)
+        train.train_unet(arguments.folder, arguments.minutes, arguments.batch, arguments.workers)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from webui.extensions.access import is_loopback
+from webui.core.loopback import authority_of, names_loopback
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 GRADIO_API = "/gradio_api/"
@@ -46,7 +45,7 @@ def refusal(method: str, path: str, headers: Mapping[str, str], *, loopback_only
     origin = headers.get("origin")
     site = headers.get("sec-fetch-site", "none")
     if method not in SAFE_METHODS:
-        if origin is not None and _authority(origin) != host.lower():
+        if origin is not None and authority_of(origin) != host.lower():
             return f"The request comes from {origin!r}, which is another site; use Atelier's own page."
         if origin is None and site not in {"same-origin", "none"}:
             return "The request comes from another site; use Atelier's own page."
@@ -54,15 +53,6 @@ def refusal(method: str, path: str, headers: Mapping[str, str], *, loopback_only
     elif site == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
         return "Another site may not read from this server."
     return None
-
-
-def names_loopback(authority: str) -> bool:
-    """Whether a Host header's value, with or without a port, is a name of this machine's loopback."""
-    try:
-        name = urlsplit(f"//{authority}").hostname
-    except ValueError:
-        return False
-    return name == "localhost" or is_loopback(name)
 
 
 def names_an_address(value: Any) -> bool:
@@ -78,13 +68,6 @@ def names_an_address(value: Any) -> bool:
         elif isinstance(item, list):
             pending.extend(item)
     return False
-
-
-def _authority(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return ""
 
 
 class Gatekeeper:

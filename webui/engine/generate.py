@@ -30,6 +30,8 @@ from webui.engine.previews import preview_of
 from webui.engine.samplers import SamplerStep, find_sampler
 from webui.engine.schedules import SigmaTable, make_sigmas
 
+# A1111's readers take an infotext without this for noise drawn on a GPU.
+NOISE_SOURCE = {"RNG": "CPU"}
 LATENT_CHANNELS = 4
 LATENT_PIXELS = 8
 
@@ -102,7 +104,11 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
                 image=canvas.finish(picture),
                 seed=seeds[index],
                 infotext=format_infotext(
-                    request, seed=seeds[index], model=checkpoint.info.name, model_hash=checkpoint.model_hash
+                    request,
+                    seed=seeds[index],
+                    model=checkpoint.info.name,
+                    model_hash=checkpoint.model_hash,
+                    extra=NOISE_SOURCE,
                 ),
             )
         # A wish to skip that came too late was for this batch, not for the next.

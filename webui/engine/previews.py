@@ -5,6 +5,7 @@ Called from the thread that shows previews, at its own pace; it only reads the l
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 
@@ -18,13 +19,6 @@ from webui.engine.pixels import to_images
 LONGEST_SIDE = 512
 LATENT_SCALE = 8
 JPEG_QUALITY = 80
-
-# Stable Diffusion 1's four channels as RGB in -1…1: keturn, "Decoding latents to RGB without upscaling", Hugging Face
-# forum, 2022, https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
-SD1_LATENT_TO_RGB = LatentToRgb(
-    weights=((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473)),
-    bias=(0.0, 0.0, 0.0),
-)
 
 
 @torch.inference_mode()
@@ -43,11 +37,6 @@ def latents_to_jpeg(latents: Tensor, mapping: LatentToRgb) -> bytes:
     return buffer.getvalue()
 
 
-def preview_of(denoised: Tensor, mapping: LatentToRgb | None) -> Callable[[], bytes]:
-    """A closure that renders `denoised` when, and only if, somebody wants to see it."""
-    chosen = mapping or SD1_LATENT_TO_RGB
-
-    def render() -> bytes:
-        return latents_to_jpeg(denoised, chosen)
-
-    return render
+def preview_of(denoised: Tensor, mapping: LatentToRgb | None) -> Callable[[], bytes] | None:
+    """A closure that renders `denoised` when, and only if, somebody wants to see it; None without a `mapping`."""
+    return None if mapping is None else functools.partial(latents_to_jpeg, denoised, mapping)

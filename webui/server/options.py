@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from webui.extensions.access import is_loopback
+from webui.core.loopback import is_loopback
 from webui.server.accounts import Account
 
 

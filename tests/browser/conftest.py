@@ -27,6 +27,15 @@ FLAGS = [
     "--disable-sync",
 ]
 
+# A preview may be gone before a test has asked for it, so the page itself keeps them.
+NOTE_PREVIEWS = """() => {
+  window.seenPreviews = [];
+  new MutationObserver(() => {
+    const preview = document.querySelector('.live[data-state="running"] img.preview');
+    if (preview) window.seenPreviews.push(preview.src);
+  }).observe(document.body, {childList: true, subtree: true});
+}"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
@@ -130,3 +139,14 @@ def page(new_page, page_server: Served):
     opened.wait_for_selector("#txt2img_prompt textarea")
     opened.wait_for_selector(".engine-status[data-phase=ready]")
     return opened
+
+
+@pytest.fixture
+def count_previews() -> Callable[..., Callable[[], int]]:
+    """count_previews(page) begins to note previews; what it returns says how many different ones were seen."""
+
+    def begin(page) -> Callable[[], int]:
+        page.evaluate(NOTE_PREVIEWS)
+        return lambda: len(set(page.evaluate("window.seenPreviews")))
+
+    return begin

@@ -12,16 +12,6 @@ from playwright.sync_api import expect
 SAMPLE_EXTENSION = Path(__file__).parents[1] / "extensions" / "sample_extension"
 
 
-# A preview may be gone before a test has asked for it, so the page itself keeps them.
-NOTE_PREVIEWS = """() => {
-  window.seenPreviews = [];
-  new MutationObserver(() => {
-    const preview = document.querySelector('.live[data-state="running"] img.preview');
-    if (preview) window.seenPreviews.push(preview.src);
-  }).observe(document.body, {childList: true, subtree: true});
-}"""
-
-
 def finished(page, tab: str, state: str = "finished"):
     page.wait_for_selector(f"#{tab}_live .live[data-state={state}]", state="attached")
 
@@ -35,15 +25,15 @@ def open_tab(page, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
 
 
-def test_a_prompt_becomes_a_picture_with_previews_on_the_way(page):
+def test_a_prompt_becomes_a_picture_with_previews_on_the_way(page, count_previews):
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.evaluate(NOTE_PREVIEWS)
+    seen = count_previews(page)
     page.fill("#txt2img_steps input[type=number]", "80")
     page.fill("#txt2img_prompt textarea", "a <b>red</b> circle")
     page.keyboard.press("Control+Enter")
     finished(page, "txt2img")
-    assert len(set(page.evaluate("window.seenPreviews"))) >= 2
+    assert seen() >= 2
     picture = page.locator("#txt2img_gallery img").first
     expect(picture).to_be_visible()
     assert picture.bounding_box()["width"] >= 300, "a 128-pixel picture must not be shown tiny"

@@ -75,7 +75,7 @@ def tiny(diffusers, alphas_cumprod):
     """A `LoadedCheckpoint` of a few thousand random weights (and CLIP's whole vocabulary)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from webui.checkpoints.loaded import LoadedCheckpoint
+    from webui.checkpoints.loaded import LatentToRgb, LoadedCheckpoint
     from webui.checkpoints.tokenizer import ClipTokenizer
     from webui.core.geometry import Size
     from webui.core.ports import CheckpointInfo
@@ -97,7 +97,9 @@ def tiny(diffusers, alphas_cumprod):
         unet=unet,
         vae=vae,
         scaling_factor=0.5,
-        latent_to_rgb=None,
+        latent_to_rgb=LatentToRgb(
+            weights=((0.3, 0.2, 0.2), (0.2, 0.3, 0.2), (-0.2, 0.2, 0.3), (-0.2, -0.3, -0.5)), bias=(0.0, 0.1, -0.1)
+        ),
         model_hash="0123456789",
         bytes_by_component={"unet": 1, "vae": 1, "text_encoder": 1},
     )

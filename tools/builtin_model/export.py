@@ -108,6 +108,7 @@ def export(folder: Path, out: Path) -> None:
     from tools.builtin_model import networks
     from tools.builtin_model.train import BETAS
 
+    out.parent.mkdir(parents=True, exist_ok=True)
     model = nn.ModuleDict({"unet": networks.make_unet(), "text": networks.make_text_encoder()})
     model.load_state_dict(torch.load(folder / "unet.pt", weights_only=True, map_location="cpu")["ema"])
     vae = networks.make_vae()

@@ -1,4 +1,4 @@
-"""One browser and one server for all browser tests, and a page of one's own for each."""
+"""One server for all browser tests, a browser for each module, and a page of one's own for each test."""
 
 from __future__ import annotations
 
@@ -90,9 +90,12 @@ def page_server(serve: Callable[..., Served]) -> Served:
     return serve()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Debian's chromium; playwright's own cannot be downloaded everywhere."""
+    """Debian's chromium; playwright's own cannot be downloaded everywhere.
+
+    It ends with its module: playwright keeps an event loop running in this thread, and other tests want their own.
+    """
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=PATIENCE_MS)

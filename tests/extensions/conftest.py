@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from webui.settings.store import SettingsStore
 
 from webui.extensions import loader
 from webui.extensions.host import ExtensionHost
+from webui.settings.store import SettingsStore
 
 
 @pytest.fixture

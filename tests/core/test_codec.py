@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import typing
 
 import pytest
 
@@ -12,35 +13,38 @@ from webui.core.codec import request_from_json, request_to_json
 from webui.core.errors import InvalidRequest
 from webui.core.requests import (
     TASKS,
+    Choice,
     Img2Img,
     Inpaint,
-    InpaintArea,
-    MaskedContent,
-    ResizeMode,
     Txt2Img,
     Upscale,
     task_name,
 )
 
-CHOICES = {"resize_mode": ResizeMode, "area": InpaintArea, "masked_content": MaskedContent}
 
-
-def random_value(source: random.Random, name: str, kind: str):
-    if kind in CHOICES.values() or name in CHOICES:
-        return source.choice(list(CHOICES[name]))
+def random_value(source: random.Random, kind):
+    if typing.get_args(kind):
+        return None if source.random() < 0.3 else random_value(source, typing.get_args(kind)[0])
+    if dataclasses.is_dataclass(kind):
+        return random_filled(source, kind)
+    if issubclass(kind, Choice):
+        return source.choice(list(kind))
     return {
-        "str": lambda: "".join(source.choice('a é🐈\n"\\\0') for _ in range(9)),
-        "int": lambda: source.randint(-1, 2**40),
-        "float": lambda: source.choice([source.uniform(-10, 10), 1.0, 1e-9]),
-        "bool": lambda: source.random() < 0.5,
-        "bytes": lambda: source.randbytes(source.randrange(50)),
+        str: lambda: "".join(source.choice('a é🐈\n"\\\0') for _ in range(9)),
+        int: lambda: source.randint(-1, 2**40),
+        float: lambda: source.choice([source.uniform(-10, 10), 1.0, 1e-9]),
+        bool: lambda: source.random() < 0.5,
+        bytes: lambda: source.randbytes(source.randrange(50)),
     }[kind]()
+
+
+def random_filled(source: random.Random, kind):
+    return kind(**{name: random_value(source, hint) for name, hint in typing.get_type_hints(kind).items()})
 
 
 def random_request(seed: int):
     source = random.Random(seed)
-    task = source.choice(list(TASKS.values()))
-    return task(**{field.name: random_value(source, field.name, str(field.type)) for field in dataclasses.fields(task)})
+    return random_filled(source, source.choice(list(TASKS.values())))
 
 
 @pytest.mark.parametrize("seed", range(100))

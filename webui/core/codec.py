@@ -14,15 +14,17 @@ from webui.core.requests import TASKS, Choice, Request, task_name
 
 def request_to_json(request: Request) -> dict[str, Any]:
     """A dictionary of JSON values, the task's name under "task"."""
-    values: dict[str, Any] = {"task": task_name(request)}
-    for field in dataclasses.fields(request):
-        value = getattr(request, field.name)
-        if isinstance(value, bytes):
-            value = base64.b64encode(value).decode("ascii")
-        elif isinstance(value, Choice):
-            value = value.value
-        values[field.name] = value
-    return values
+    return {"task": task_name(request), **_encode(request)}
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, Choice):
+        return value.value
+    if dataclasses.is_dataclass(value):
+        return {field.name: _encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value
 
 
 def request_from_json(values: dict[str, Any]) -> Request:
@@ -30,22 +32,29 @@ def request_from_json(values: dict[str, Any]) -> Request:
     task = TASKS.get(str(values.get("task")))
     if task is None:
         raise InvalidRequest(f"The task {values.get('task')!r} is not known; choose one of {', '.join(TASKS)}.")
-    kinds = typing.get_type_hints(task)
-    arguments: dict[str, Any] = {}
-    for name, value in values.items():
-        if name == "task":
-            continue
-        if name not in kinds:
-            raise InvalidRequest(f"The field {name!r} does not belong to {values['task']}; leave it out.")
-        arguments[name] = _decode(name, value, kinds[name])
+    fields = {name: value for name, value in values.items() if name != "task"}
     try:
-        return task(**arguments)
+        return task(**_arguments(task, fields, str(values["task"])))
     except TypeError as error:
         raise InvalidRequest(f"The {values['task']} request is incomplete: {error}.") from error
 
 
-def _decode(name: str, value: Any, kind: type) -> Any:
+def _arguments(kind: type, values: dict[str, Any], what: str) -> dict[str, Any]:
+    """`values` as the fields of the dataclass `kind`, which `what` names in sentences."""
+    kinds = typing.get_type_hints(kind)
+    for name in values:
+        if name not in kinds:
+            raise InvalidRequest(f"The field {name!r} does not belong to {what}; leave it out.")
+    return {name: _decode(name, value, kinds[name]) for name, value in values.items()}
+
+
+def _decode(name: str, value: Any, kind: Any) -> Any:
+    options = typing.get_args(kind)  # of a union with None
+    if options:
+        return None if value is None else _decode(name, value, options[0])
     try:
+        if dataclasses.is_dataclass(kind):
+            return kind(**_arguments(kind, dict(value), name))
         if kind is bytes:
             return base64.b64decode(value, validate=True)
         if issubclass(kind, Choice):

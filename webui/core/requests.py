@@ -42,13 +42,92 @@ class MaskedContent(Choice):
     LATENT_NOTHING = "latent nothing"
 
 
+class Emphasis(Choice):
+    """What weights in a prompt do to its encoding."""
+
+    ORIGINAL = "Original"
+    NO_NORM = "No norm"
+    IGNORE = "Ignore"
+    NONE = "None"
+
+
+class NoiseSource(Choice):
+    """Whose random stream the noise repeats: this machine's CPU or GPU, or an NVIDIA card's, on any device."""
+
+    CPU = "CPU"
+    GPU = "GPU"
+    NV = "NV"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerOptions:
+    """What a sampler may be told beyond its name; each takes what it knows. None is the sampler's own default.
+
+    `eta` is the share of fresh noise of ancestral samplers and DDIM. `s_churn`, `s_tmin`, `s_tmax` and `s_noise` are
+    those of Karras et al. 2022, algorithm 2 (`s_tmax` 0 means no limit). `order` is UniPC's.
+    """
+
+    eta: float | None = None
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = 0.0
+    s_noise: float = 1.0
+    order: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleOptions:
+    """What a schedule type may be told. None is the model's own; `rho` 0 is the schedule type's own.
+
+    `alpha` and `beta` shape the Beta schedule. `discard_next_to_last` leaves out the last sigma but one.
+    """
+
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    rho: float = 0.0
+    alpha: float = 0.6
+    beta: float = 0.6
+    discard_next_to_last: bool = False
+    sgm_noise_multiplier: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guidance:
+    """How prompt and negative prompt are weighed against each other, beyond the CFG scale.
+
+    `rescale` is phi of Lin et al. 2023 (arXiv 2305.08891, section 3.4). `skip_early` is the share of the first steps
+    that go without guidance. Below the noise level `skip_negative_below` (NGMS), every other step leaves the negative
+    prompt out. `image_scale` weighs the picture for edit models (Brooks et al. 2022, arXiv 2211.09800).
+    """
+
+    rescale: float = 0.0
+    skip_early: float = 0.0
+    skip_negative_below: float = 0.0
+    image_scale: float = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variation:
+    """A second noise mixed into the first: `strength` 0…1 of the way on the sphere from the seed's to `seed`'s.
+
+    `width` and `height` (0 = the picture's own) are the size at which the noise was first drawn ("resize seed from").
+    """
+
+    seed: int = -1
+    strength: float = 0.0
+    width: int = 0
+    height: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """What every diffusion task says. Never asked for by itself: see `Txt2Img`, `Img2Img`, `Inpaint`.
 
     Ranges are checked by `webui.core.validation.validate`. An empty `checkpoint` means the default one; seed -1 means
     "choose one", which `webui.core.validation.with_seed` does before a job is stored. Picture i of a job has seed
-    ``seed + i``.
+    ``seed + i``. `clip_skip` counts the text encoder's last layers from 1, "use the last". `vae` is "Automatic",
+    "None" (the checkpoint's own) or a file's name. From the share `refiner_switch_at` of the steps on, `refiner`, if
+    one is named, takes over. `eta_noise_seed_delta` is added to the seed for the noise that samplers draw on the way.
     """
 
     prompt: str = ""
@@ -63,6 +142,17 @@ class Generation:
     seed: int = -1
     batch_size: int = 1
     batch_count: int = 1
+    clip_skip: int = 1
+    emphasis: Emphasis = Emphasis.ORIGINAL
+    vae: str = "Automatic"
+    refiner: str = ""
+    refiner_switch_at: float = 0.8
+    sampler_options: SamplerOptions = SamplerOptions()
+    schedule_options: ScheduleOptions = ScheduleOptions()
+    guidance: Guidance = Guidance()
+    variation: Variation = Variation()
+    noise_source: NoiseSource = NoiseSource.CPU
+    eta_noise_seed_delta: int = 0
 
     @property
     def size(self) -> Size:

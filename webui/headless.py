@@ -14,7 +14,7 @@ from PIL import Image
 
 from webui.core.durable import make_folder, replace_file
 from webui.core.errors import DiskFull, UserError
-from webui.core.events import Finished, ImageReady
+from webui.core.events import Finished, ImageReady, Notice
 from webui.core.ports import Control, Engine, ModelCatalogue
 from webui.core.requests import Txt2Img
 from webui.core.validation import validate, with_seed
@@ -62,11 +62,14 @@ def generate(engine: Engine, request: Txt2Img, out: Path) -> dict[str, Any]:
     """
     begin = time.perf_counter()
     files: list[Path] = []
+    notices: list[str] = []
     seconds: Mapping[str, float] = {}
     for event in engine.generate(request, control=Control()):
         if isinstance(event, ImageReady):
             files.append(target(out, event.index, request.total_images))
             _write(files[-1], event.image, event.infotext)
+        elif isinstance(event, Notice):
+            notices.append(event.text)
         elif isinstance(event, Finished):
             seconds = event.seconds
     return {
@@ -77,6 +80,7 @@ def generate(engine: Engine, request: Txt2Img, out: Path) -> dict[str, Any]:
         "width": request.width,
         "height": request.height,
         "checkpoint": request.checkpoint,
+        "notices": notices,
     }
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from webui import headless
 from webui.core.errors import CheckpointNotFound, DiskFull, InvalidRequest, UserError
-from webui.core.events import Finished, ImageReady, Started
+from webui.core.events import Finished, ImageReady, Notice, Started
 from webui.core.geometry import Size
 from webui.core.ports import CheckpointInfo, EngineStatus
 from webui.core.requests import Txt2Img
@@ -43,6 +43,7 @@ class FakeEngine:
         for index in range(request.total_images):
             image = Image.new("RGB", (request.width, request.height))
             yield ImageReady(index=index, image=image, seed=request.seed + index, infotext=f"picture {index}")
+        yield Notice(text="the VAE overflowed")
         yield Finished(seconds={"denoise": 0.123456})
 
 
@@ -75,6 +76,7 @@ def test_one_picture_goes_to_the_named_file(tmp_path):
     assert read_infotext(out) == "picture 0"
     assert report["seed"] == 3
     assert report["file"] == str(out)
+    assert report["notices"] == ["the VAE overflowed"]
     assert report["files"] == [str(out)]
     assert report["seconds"]["denoise"] == 0.1235
     assert report["seconds"]["total"] >= 0

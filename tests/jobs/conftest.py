@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from webui.core.errors import CheckpointNotFound
-from webui.core.events import Event, Finished, ImageReady, Started, Step
+from webui.core.events import Event, Finished, ImageReady, Notice, Started, Step
 from webui.core.geometry import Size
 from webui.core.ports import CheckpointInfo, Control, EngineStatus
 from webui.core.requests import Request, Txt2Img, Upscale
@@ -28,6 +28,7 @@ class FakeEngine:
         self.calls: list[tuple[Request, int]] = []
         self.closed: list[int] = []  # steps done when a generator was closed early
         self.fails: dict[str, BaseException] = {}  # prompt → what generate raises after its first batch
+        self.notices: dict[str, list[str]] = {}  # prompt → what generate has to say after each batch
         self.fails_to_warm_up: BaseException | None = None
         self.warm = threading.Event()
         self._held_at: int | None = None
@@ -78,6 +79,8 @@ class FakeEngine:
                 for place in range(batch * size, (batch + 1) * size):
                     image = Image.new("RGB", (8, 8), (place, 0, 0))
                     yield ImageReady(index=place, image=image, seed=seed + place, infotext=f"seed {seed + place}")
+                for sentence in self.notices.get(getattr(request, "prompt", ""), []):
+                    yield Notice(text=sentence)
                 if (failure := self.fails.get(getattr(request, "prompt", ""))) is not None:
                     raise failure
             yield Finished(seconds={"denoise": 0.0})

@@ -31,6 +31,14 @@ def test_a_job_runs_and_its_pictures_are_stored(jobs, wait_for_end, files):
         assert read_infotext(image.path) == image.infotext == f"seed {image.seed}"
 
 
+def test_what_a_job_had_to_say_is_kept_once(jobs, engine, wait_for_end):
+    engine.notices["a circle"] = ["The VAE overflowed.", "Decoded again."]
+    with jobs:
+        view = wait_for_end(jobs, jobs.submit(dataclasses.replace(REQUEST, batch_count=2)))
+    assert view.notices == ("The VAE overflowed.", "Decoded again.")
+    assert jobs.recent(1)[0].notices == view.notices
+
+
 def test_submit_settles_seed_and_checkpoint(make_jobs):
     jobs = make_jobs()
     stored = jobs.view(jobs.submit(dataclasses.replace(REQUEST, seed=-1, checkpoint=""))).request

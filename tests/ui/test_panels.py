@@ -67,6 +67,12 @@ def test_the_end_is_told():
     assert "data-state='empty'" in live_panel(None)
 
 
+@pytest.mark.parametrize("state", [JobState.RUNNING, JobState.FINISHED, JobState.FAILED])
+def test_what_a_job_has_to_say_is_shown(state):
+    html = live_panel(view(state, notices=("The VAE <b> overflowed.",)))
+    assert "<p class='live-notice' role='status'>The VAE &lt;b&gt; overflowed.</p>" in html
+
+
 def test_nothing_typed_becomes_html():
     extension = ExtensionView(
         name=NASTY,

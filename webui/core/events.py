@@ -48,10 +48,17 @@ class ImageReady:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that the person at the page should know, in a sentence; the request goes on. May come at any time."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """The last event: seconds spent in each phase ("load", "encode", "denoise", "decode", …)."""
 
     seconds: Mapping[str, float]
 
 
-Event = Started | Step | ImageReady | Finished
+Event = Started | Step | ImageReady | Notice | Finished

@@ -43,6 +43,7 @@ jobs = Table(
     Column("finished_at", Double),
     Column("crashes", Integer, nullable=False),  # in a row, since the last picture
     Column("error", Text),
+    Column("notices", Text, nullable=False, server_default="[]"),  # JSON: what the job had to say, in order
     Index(None, "state", "number"),
     sqlite_autoincrement=True,
 )
@@ -66,4 +67,15 @@ images = Table(
     Column("infotext", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     UniqueConstraint("job_id", "place"),
+)
+
+# What hashing a file gave, for as long as the file has this size and time; see `webui.database.hashes`.
+model_hashes = Table(
+    "model_hashes",
+    metadata,
+    Column("path", Text, primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("modified_ns", BigInteger, nullable=False),
+    Column("digest", String(64), nullable=False),
 )

@@ -17,7 +17,7 @@ from typing import TypeVar, cast
 from sqlalchemy.exc import OperationalError
 
 from webui.core.errors import AtelierError
-from webui.core.events import Event, ImageReady, Started, Step
+from webui.core.events import Event, ImageReady, Notice, Started, Step
 from webui.core.ports import Control, Engine, JobHooks
 from webui.core.requests import Request, Upscale, task_name
 from webui.core.validation import validate
@@ -146,6 +146,10 @@ class JobRun:
             settings = self._tools.settings()
             if event.preview is not None and settings.previews:
                 self._tools.previews.offer(self._id, event.preview, per_second=settings.previews_per_second)
+        elif isinstance(event, Notice):
+            logger.warning("Job %s: %s", self._id, event.text)
+            self._patiently(lambda: self._tools.store.add_notice(self._id, event.text))
+            self._tools.live.rows_changed()
         elif isinstance(event, ImageReady) and event.index not in self._stored:
             self._store(event, request)
 

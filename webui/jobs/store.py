@@ -120,6 +120,15 @@ class JobStore:
             job_id = connection.execute(done.returning(images.c.job_id)).scalar_one()
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(crashes=0))
 
+    def add_notice(self, job_id: str, text: str) -> None:
+        """Keeps a sentence about the job; one that it has already is not kept twice."""
+        with writing(self._database) as connection:
+            row = connection.execute(select(jobs.c.notices).where(jobs.c.id == job_id)).one()
+            notices: list[str] = json.loads(row.notices)
+            if text not in notices:
+                said = update(jobs).where(jobs.c.id == job_id).values(notices=json.dumps([*notices, text]))
+                connection.execute(said)
+
     def settle(self, job_id: str, state: JobState, error: str | None = None) -> None:
         """The job has ended, in a final state."""
         with writing(self._database) as connection:
@@ -237,6 +246,7 @@ class JobStore:
                 images=tuple(by_job[row.id]),
                 error=row.error,
                 session=row.session,
+                notices=tuple(json.loads(row.notices)),
             )
             for row, position in zip(rows, positions, strict=True)
         ]

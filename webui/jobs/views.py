@@ -58,7 +58,8 @@ class JobView:
     """A job at one moment.
 
     `position` is the number of jobs that will be done before this one: 0 for the running job and for finished ones.
-    `progress` is None unless the job is running here. `error` is a sentence when the state is failed. `created_at` is
+    `progress` is None unless the job is running here. `error` is a sentence when the state is failed;
+    `notices` are sentences about what went otherwise than asked. `created_at` is
     in seconds since 1970. Listings leave the pictures inside `request` empty (see `Jobs.queue`).
     """
 
@@ -72,3 +73,4 @@ class JobView:
     images: tuple[ImageView, ...]
     error: str | None
     session: str
+    notices: tuple[str, ...] = ()

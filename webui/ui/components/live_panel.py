@@ -26,10 +26,10 @@ def live_panel(view: JobView | None, *, waiting: int = 0) -> str:
         words = "Next in line" if ahead < 1 else "One job is ahead" if ahead == 1 else f"{ahead} jobs are ahead"
         return _panel(state, 0, _stage(f"<p class='stage-hint pulse'>{words} …</p>", shape))
     if state is JobState.RUNNING:
-        return _panel(state, len(view.images), _running(view.progress, shape, waiting))
+        return _panel(state, len(view.images), _running(view.progress, shape, waiting) + _notices(view))
     if state is JobState.FAILED:
         sentence = html.escape(view.error or "The job failed; the log has the details.")
-        return _panel(state, len(view.images), f"<p class='live-error' role='alert'>{sentence}</p>")
+        return _panel(state, len(view.images), f"<p class='live-error' role='alert'>{sentence}</p>" + _notices(view))
     total = len(view.images)
     words = "Interrupted" if state is JobState.CANCELLED else "Done"
     pictures = "no picture" if total == 0 else "1 picture" if total == 1 else f"{total} pictures"
@@ -37,7 +37,11 @@ def live_panel(view: JobView | None, *, waiting: int = 0) -> str:
     quiet = " only-read-aloud" if total and state is JobState.FINISHED else ""
     line = f"<p class='live-line{quiet}' role='status'><span>{words} · {pictures}</span></p>"
     stage = "" if total else _stage("<p class='stage-hint'>There is no picture.</p>", shape)
-    return _panel(state, total, stage + line)
+    return _panel(state, total, stage + line + _notices(view))
+
+
+def _notices(view: JobView) -> str:
+    return "".join(f"<p class='live-notice' role='status'>{html.escape(notice)}</p>" for notice in view.notices)
 
 
 def _panel(state: str, images: int, inside: str) -> str:

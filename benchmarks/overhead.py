@@ -67,13 +67,13 @@ class EngineSide:
 def floor(bench: Bench, request: Txt2Img) -> float:
     """Seconds of nothing but the networks."""
     checkpoint = bench.checkpoint
-    unet, vae, text_encoder = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
+    unet, vae, text = checkpoint.unet, checkpoint.vae, checkpoint.text_encoders[0]
     device, dtype = bench.device, unet.dtype
-    tokens = torch.randint(1000, 40000, (2, checkpoint.tokenizer.length), device=device)
+    tokens = torch.randint(1000, 40000, (2, text.tokenizer.length), device=device)
     latents = torch.randn(2, 4, request.height // 8, request.width // 8, device=device, dtype=dtype)
     timesteps = torch.linspace(999, 0, request.steps, device=device).split(1)
     begin = time.perf_counter()
-    states = text_encoder(input_ids=tokens).last_hidden_state.to(dtype)
+    states = text.module(input_ids=tokens).last_hidden_state.to(dtype)
     for timestep in timesteps:
         unet(latents, timestep, states, return_dict=False)
     vae.decode(latents[:1], return_dict=False)

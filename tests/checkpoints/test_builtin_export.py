@@ -46,7 +46,7 @@ def test_the_file_loads_to_the_trained_weights(exported):
 
     for got, wanted in (
         (checkpoint.unet, modules["unet"]),
-        (checkpoint.text_encoder, modules["text"]),
+        (checkpoint.text_encoders[0].module, modules["text"]),
         (checkpoint.vae, vae),
     ):
         state = got.state_dict()

@@ -98,7 +98,7 @@ def outputs(unet, vae, text_encoder):
 
 
 def assert_same_pictures(checkpoint, networks):
-    got = outputs(checkpoint.unet, checkpoint.vae, checkpoint.text_encoder)
+    got = outputs(checkpoint.unet, checkpoint.vae, checkpoint.text_encoders[0].module)
     wanted = outputs(*networks[0])
     for name, tensor in wanted.items():
         assert (got[name] - tensor).abs().max() <= TOLERANCE, name
@@ -143,7 +143,7 @@ def test_diffusers_own_single_file_loaders_read_our_file(single_file, networks):
 def test_weights_come_in_the_asked_precision_ready_to_run(tiny_file, dtype):
     checkpoint = load(tiny_file, dtype)
 
-    for module in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder):
+    for module in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoders[0].module):
         assert not module.training
         assert all(weight.dtype == dtype and not weight.requires_grad for weight in module.parameters())
         assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
@@ -237,7 +237,7 @@ def test_what_trainers_leave_in_files_is_no_harm(tiny_file):
 
 
 def test_the_text_models_shorter_prefix_is_read(tiny_file):
-    wanted = load(tiny_file).text_encoder.state_dict()
+    wanted = load(tiny_file).text_encoders[0].module.state_dict()
 
     def shorten(state):
         for key in [key for key in state if key.startswith(TEXT)]:
@@ -245,7 +245,7 @@ def test_the_text_models_shorter_prefix_is_read(tiny_file):
 
     rewrite(tiny_file, shorten)
 
-    got = load(tiny_file).text_encoder.state_dict()
+    got = load(tiny_file).text_encoders[0].module.state_dict()
     assert all(torch.equal(got[key], weight) for key, weight in wanted.items())
 
 

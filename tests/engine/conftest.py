@@ -75,7 +75,7 @@ def tiny(diffusers, alphas_cumprod):
     """A `LoadedCheckpoint` of a few thousand random weights (and CLIP's whole vocabulary)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from webui.checkpoints.loaded import LatentToRgb, LoadedCheckpoint
+    from webui.checkpoints.loaded import LatentToRgb, LoadedCheckpoint, TextEncoder
     from webui.checkpoints.tokenizer import ClipTokenizer
     from webui.core.geometry import Size
     from webui.core.ports import CheckpointInfo
@@ -92,8 +92,20 @@ def tiny(diffusers, alphas_cumprod):
         family="sd1",
         prediction_type="v_prediction",
         alphas_cumprod=alphas_cumprod,
-        tokenizer=ClipTokenizer(),
-        text_encoder=text_encoder,
+        zero_terminal_snr=False,
+        conditioning="text",
+        input="latents",
+        text_encoders=(
+            TextEncoder(
+                name="clip_l",
+                module=text_encoder,
+                tokenizer=ClipTokenizer(),
+                pad_token=ClipTokenizer.end_token,
+                layer=1,
+                final_norm=True,
+                pooled=False,
+            ),
+        ),
         unet=unet,
         vae=vae,
         scaling_factor=0.5,

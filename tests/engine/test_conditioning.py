@@ -58,18 +58,21 @@ def test_a_full_chunk_ends_at_a_late_comma():
 
 
 def test_the_real_tokenizer_and_the_text_encoder(tiny):
+    encoder = tiny.text_encoders[0]
     plain, other = encode_prompts(
-        ("a red circle", " ".join(["blue"] * 100)), tokenizer=tiny.tokenizer, text_encoder=tiny.text_encoder
+        ("a red circle", " ".join(["blue"] * 100)), tokenizer=encoder.tokenizer, text_encoder=encoder.module
     )
     assert plain.shape == other.shape == (1, 154, 16)
-    alone = encode_prompts(("a red circle",), tokenizer=tiny.tokenizer, text_encoder=tiny.text_encoder)[0]
-    empty = encode_prompts(("",), tokenizer=tiny.tokenizer, text_encoder=tiny.text_encoder)[0]
+    alone = encode_prompts(("a red circle",), tokenizer=encoder.tokenizer, text_encoder=encoder.module)[0]
+    empty = encode_prompts(("",), tokenizer=encoder.tokenizer, text_encoder=encoder.module)[0]
     torch.testing.assert_close(plain, torch.cat([alone, empty], 1))
 
 
 def test_weight_one_changes_nothing_and_the_mean_stays(tiny):
+    encoder = tiny.text_encoders[0]
+
     def encoded(text):
-        return encode_prompts((text,), tokenizer=tiny.tokenizer, text_encoder=tiny.text_encoder)[0]
+        return encode_prompts((text,), tokenizer=encoder.tokenizer, text_encoder=encoder.module)[0]
 
     torch.testing.assert_close(encoded("a (red:1.0) circle"), encoded("a red circle"), rtol=0, atol=0)
     strong, plain = encoded("a (red:1.4) circle"), encoded("a red circle")

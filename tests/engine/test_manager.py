@@ -31,7 +31,7 @@ def models(tmp_path_factory, tiny):
         folder = root / "Stable-diffusion" / name
         tiny.unet.save_pretrained(folder / "unet")
         tiny.vae.save_pretrained(folder / "vae")
-        tiny.text_encoder.save_pretrained(folder / "text_encoder")
+        tiny.text_encoders[0].module.save_pretrained(folder / "text_encoder")
         (folder / "scheduler").mkdir()
         (folder / "scheduler" / "scheduler_config.json").write_text(
             json.dumps(

@@ -22,7 +22,7 @@ from webui.checkpoints.detect import identify
 from webui.checkpoints.families.base import ComponentLayout, Family, ModelConfig, read_json
 from webui.checkpoints.hash import short_hash
 from webui.checkpoints.header import read_header
-from webui.checkpoints.loaded import LoadedCheckpoint
+from webui.checkpoints.loaded import LoadedCheckpoint, TextEncoder
 from webui.checkpoints.tokenizer import ClipTokenizer
 from webui.core.errors import CheckpointNotFound, UnsupportedModel
 from webui.core.ports import CheckpointInfo
@@ -60,8 +60,20 @@ def load_checkpoint(path: Path, info: CheckpointInfo, *, dtype: torch.dtype, dev
         family=family.name,
         prediction_type=config.prediction_type,
         alphas_cumprod=alphas_cumprod(config.scheduler),
-        tokenizer=ClipTokenizer(),
-        text_encoder=cast("CLIPTextModel", modules["text_encoder"]),
+        zero_terminal_snr=False,
+        conditioning="text",
+        input="latents",
+        text_encoders=(
+            TextEncoder(
+                name="clip_l",
+                module=cast("CLIPTextModel", modules["text_encoder"]),
+                tokenizer=ClipTokenizer(),
+                pad_token=ClipTokenizer.end_token,
+                layer=1,
+                final_norm=True,
+                pooled=False,
+            ),
+        ),
         unet=cast("UNet2DConditionModel", modules["unet"]),
         vae=cast("AutoencoderKL", modules["vae"]),
         scaling_factor=config.scaling_factor,

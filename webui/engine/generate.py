@@ -126,13 +126,14 @@ def _latent_size(request: DiffusionRequest) -> tuple[int, int]:
 def _encode(request: DiffusionRequest, bench: Bench) -> tuple[Tensor, Tensor]:
     """Prompt and negative prompt as (1, tokens, width) of one length, from the cache where they were seen before."""
     checkpoint = bench.checkpoint
+    encoder = checkpoint.text_encoders[0]
 
     def encode() -> tuple[Tensor, Tensor]:
-        with placed(checkpoint.text_encoder, bench.device):
+        with placed(encoder.module, bench.device):
             prompt, negative = encode_prompts(
                 (request.prompt, request.negative_prompt),
-                tokenizer=checkpoint.tokenizer,
-                text_encoder=checkpoint.text_encoder,
+                tokenizer=encoder.tokenizer,
+                text_encoder=encoder.module,
             )
         return prompt, negative
 

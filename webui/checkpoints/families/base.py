@@ -17,6 +17,12 @@ from webui.core.errors import UnsupportedModel
 from webui.core.geometry import Size
 
 PredictionType = Literal["epsilon", "v_prediction"]
+TextEncoderName = Literal["clip_l", "clip_h", "clip_g"]
+# What the UNet takes beside the text's states: nothing; a pooled text and sizes; a pooled text, sizes and a score.
+Conditioning = Literal["text", "sdxl", "refiner"]
+# What the first convolution takes beside the noisy latents: nothing; a mask and the masked picture's latents; a
+# picture's latents; a depth map; a small picture.
+UNetInput = Literal["latents", "inpaint", "edit", "depth", "low_res"]
 
 
 class LatentToRgb(NamedTuple):

@@ -23,7 +23,7 @@ from webui.core.geometry import Size
 from webui.core.infotext import format_infotext
 from webui.core.paths import Folders
 from webui.core.ports import CheckpointInfo, Control, EngineStatus
-from webui.core.requests import Request, Upscale
+from webui.core.requests import Request, Upscale, alone
 
 CHECKPOINTS = (
     CheckpointInfo(name="drawn", family="stable-diffusion-v1", native_size=Size(128, 128)),
@@ -41,6 +41,9 @@ class FakeCatalogue:
 
     def upscalers(self) -> tuple[str, ...]:
         return BUILT_IN_UPSCALERS
+
+    def vaes(self) -> tuple[str, ...]:
+        return ()
 
     def checkpoint(self, name: str) -> CheckpointInfo:
         for info in CHECKPOINTS:
@@ -87,8 +90,9 @@ class FakeEngine:
             else:
                 for place in range(request.batch_size):
                     index = batch * request.batch_size + place
-                    seed = request.seed + index
-                    text = format_infotext(request, seed=seed, model="drawn", model_hash="0123456789")
+                    single = alone(request, index)
+                    seed = single.seed
+                    text = format_infotext(single, model="drawn", model_hash="0123456789")
                     yield ImageReady(index=index, image=disc(request.size, seed, 1), seed=seed, infotext=text)
         yield Finished(seconds={"denoise": STEP_S * total})
 

@@ -11,8 +11,22 @@ import pytest
 import webui
 from webui.core import catalogue
 from webui.core.geometry import Size
-from webui.core.infotext import format_infotext, infotext_to_request, parse_infotext
-from webui.core.requests import Img2Img, Inpaint, InpaintArea, MaskedContent, ResizeMode, Txt2Img
+from webui.core.infotext import KnownModels, format_infotext, infotext_to_request, parse_infotext
+from webui.core.infotext.mapping import PAIRS
+from webui.core.requests import (
+    Emphasis,
+    Guidance,
+    Img2Img,
+    Inpaint,
+    InpaintArea,
+    MaskedContent,
+    NoiseSource,
+    ResizeMode,
+    SamplerOptions,
+    ScheduleOptions,
+    Txt2Img,
+    Variation,
+)
 from webui.core.validation import validate
 
 NASTY = [
@@ -58,16 +72,16 @@ PIECES = [
 
 
 def write(request, **changes):
-    arguments = {"seed": request.seed, "model": "tiny", "model_hash": "0123456789", **changes}
+    arguments = {"model": "tiny", "model_hash": "0123456789", **changes}
     return format_infotext(request, **arguments)
 
 
 def test_the_text_is_a1111s_word_for_word():
-    request = Txt2Img(prompt="a cat", negative_prompt="a dog", steps=12, cfg_scale=7.5, width=640, seed=3)
-    assert write(request, seed=4) == (
+    request = Txt2Img(prompt="a cat", negative_prompt="a dog", steps=12, cfg_scale=7.5, width=640, seed=4)
+    assert write(request) == (
         "a cat\nNegative prompt: a dog\n"
         "Steps: 12, Sampler: DPM++ 2M, Schedule type: Automatic, CFG scale: 7.5, Seed: 4, Size: 640x512, "
-        f"Model hash: 0123456789, Model: tiny, Version: Atelier {webui.__version__}"
+        f"Model hash: 0123456789, Model: tiny, RNG: CPU, Version: Atelier {webui.__version__}"
     )
 
 
@@ -79,20 +93,20 @@ def test_prompts_without_words_are_left_out():
 def test_inpaint_says_what_a1111_says():
     request = Inpaint(init_image=b"x", mask=b"y", seed=1, area=InpaintArea.MASKED, mask_inverted=True)
     assert (
-        "Denoising strength: 0.75, Resize mode: Just resize, Mask blur: 4, Mask mode: Inpaint not masked, "
+        "Denoising strength: 0.75, RNG: CPU, Resize mode: Just resize, Mask blur: 4, Mask mode: Inpaint not masked, "
         "Inpaint area: Only masked, Masked area padding: 32, Masked content: original, Version: "
     ) in write(request)
 
 
 def test_extra_pairs_go_to_their_places_and_are_quoted_where_needed():
     text = write(
-        Txt2Img(seed=1), extra={"Upscaler": "a, b", "RNG": "CPU", "Tiling": "Tiling", "Empty": "", "User": "me"}
+        Txt2Img(seed=1), extra={"Upscaler": "a, b", "RNG": "NV", "Tiling": "Tiling", "Empty": "", "User": "me"}
     )
-    assert ", Model: tiny, RNG: CPU, Tiling, " in text
+    assert ", Model: tiny, RNG: NV, Tiling, " in text
     assert f', Upscaler: "a, b", Version: Atelier {webui.__version__}, User: me' in text
     assert "Empty" not in text
     pairs = parse_infotext(text).pairs
-    assert (pairs["Upscaler"], pairs["RNG"], pairs["Tiling"]) == ("a, b", "CPU", "Tiling")
+    assert (pairs["Upscaler"], pairs["RNG"], pairs["Tiling"]) == ("a, b", "NV", "Tiling")
 
 
 @pytest.mark.parametrize("key", ["", "a", "with: colon", "with, comma", " blank", "blank ", "two\nlines"])
@@ -116,6 +130,53 @@ def test_any_value_comes_back(value):
     assert parse_infotext(write(Txt2Img(seed=1), model=value, extra={"Note": value})).pairs["Note"] == value
 
 
+def random_extras(source: random.Random) -> dict[str, object]:
+    """Every field beyond the common ones, each at its default half of the time."""
+
+    def perhaps(default, other):
+        return default if source.random() < 0.5 else other
+
+    side = source.randrange(0, 2049)
+    return {
+        "clip_skip": perhaps(1, source.randint(*catalogue.CLIP_SKIP_RANGE)),
+        "emphasis": source.choice(list(Emphasis)),
+        "vae": source.choice(["Automatic", "None", "one.safetensors", "folder/vae: two"]),
+        "refiner": source.choice(["", "folder/one, two", "a:b [not a hash]"]),
+        "refiner_switch_at": perhaps(0.8, source.uniform(0.01, 1)),
+        "sampler_options": SamplerOptions(
+            eta=perhaps(None, source.random()),
+            s_churn=perhaps(0.0, source.random()),
+            s_tmin=perhaps(0.0, source.random()),
+            s_tmax=perhaps(0.0, source.random()),
+            s_noise=perhaps(1.0, source.uniform(0.95, 1.05)),
+            order=source.randint(1, 3),
+        ),
+        "schedule_options": ScheduleOptions(
+            sigma_min=perhaps(None, source.uniform(0.01, 0.1)),
+            sigma_max=perhaps(None, source.uniform(5, 20)),
+            rho=perhaps(0.0, source.uniform(1, 10)),
+            alpha=perhaps(0.6, source.uniform(0.1, 1)),
+            beta=perhaps(0.6, source.uniform(0.1, 1)),
+            discard_next_to_last=source.random() < 0.5,
+            sgm_noise_multiplier=source.random() < 0.5,
+        ),
+        "guidance": Guidance(
+            rescale=perhaps(0.0, source.random()),
+            skip_early=perhaps(0.0, source.random()),
+            skip_negative_below=perhaps(0.0, source.uniform(0, 4)),
+            image_scale=perhaps(1.5, source.uniform(0, 3)),
+        ),
+        "variation": Variation(
+            seed=perhaps(-1, source.randint(0, catalogue.MAX_SEED)),
+            strength=perhaps(0.0, source.random()),
+            width=perhaps(0, side),
+            height=perhaps(0, side),
+        ),
+        "noise_source": source.choice(list(NoiseSource)),
+        "eta_noise_seed_delta": perhaps(0, source.randint(-1000, 31337)),
+    }
+
+
 def random_request(source: random.Random) -> Txt2Img | Img2Img | Inpaint:
     def words() -> str:
         return "".join(source.choice(PIECES) for _ in range(source.randrange(12)))
@@ -131,6 +192,7 @@ def random_request(source: random.Random) -> Txt2Img | Img2Img | Inpaint:
         "height": source.randrange(64, 2049, 8),
         "cfg_scale": source.choice([1.0, 7.0, 7.5, source.uniform(1, 30)]),
         "seed": source.randint(0, catalogue.MAX_SEED),
+        **random_extras(source),
     }
     from_picture = {
         "init_image": b"picture",
@@ -160,8 +222,12 @@ def test_request_to_infotext_and_back_is_the_identity(seed):
         Img2Img: Img2Img(init_image=b"picture"),
         Inpaint: Inpaint(init_image=b"picture", mask=b"mask"),
     }[type(request)]
+    known = KnownModels(
+        checkpoints=dict.fromkeys(["other", request.checkpoint, request.refiner], ""),
+        vaes={request.vae: ""},
+    )
     text = write(request, model=request.checkpoint)
-    pasted = infotext_to_request(parse_infotext(text), base, checkpoints=["other", request.checkpoint])
+    pasted = infotext_to_request(parse_infotext(text), base, known)
     assert pasted.request == request
     assert pasted.warnings == ()
 
@@ -272,38 +338,82 @@ def test_long_nonsense_is_read(text):
 # ------------------------------------------------------------------------------------------------------- pasting
 
 
-def paste(line: str, base=None, **options):
-    return infotext_to_request(parse_infotext(f"new words\n{line}"), base or Txt2Img(), **options)
+def paste(line, base=None, **known):
+    return infotext_to_request(parse_infotext(f"new words\n{line}"), base or Txt2Img(), KnownModels(**known))
 
 
 def test_pasting_keeps_what_the_text_leaves_out():
-    base = Txt2Img(steps=33, width=256, batch_size=4, checkpoint="mine", sampler="DDIM", schedule_type="Karras")
+    base = Txt2Img(
+        steps=33, width=256, batch_size=4, checkpoint="mine", sampler="DDIM", schedule_type="Karras",
+        noise_source=NoiseSource.GPU,
+    )  # fmt: skip
     pasted = paste("Seed: 5, ENSD: 1, Clip skip: 2", base)
-    assert pasted.request == dataclasses.replace(base, prompt="new words", seed=5)
+    assert pasted.request == dataclasses.replace(base, prompt="new words", seed=5, eta_noise_seed_delta=1, clip_skip=2)
     assert pasted.warnings == ()
+
+
+def test_what_a1111_leaves_out_for_a_default_becomes_that_default():
+    base = Txt2Img(
+        clip_skip=2,
+        emphasis=Emphasis.NONE,
+        refiner="other",
+        variation=Variation(seed=1, strength=0.5),
+        noise_source=NoiseSource.CPU,
+        sampler_options=SamplerOptions(eta=0.5),
+    )
+    pasted = paste("Steps: 20, Seed: 5, CFG scale: 7", base, checkpoints={})
+    assert pasted.request == Txt2Img(prompt="new words", seed=5, noise_source=NoiseSource.GPU)
+    assert infotext_to_request(parse_infotext("only words"), base).request == dataclasses.replace(
+        base, prompt="only words"
+    )
+
+
+def test_every_field_of_a_request_has_its_place_in_the_text():
+    told = {name for pair in PAIRS for name in pair.fields}
+    told |= {"prompt", "negative_prompt", "checkpoint", "sampler", "schedule_type", "vae", "refiner"}
+    about_the_job = {"batch_size", "batch_count", "init_image", "mask"}
+    fields = set()
+    for made in (Txt2Img(), Img2Img(init_image=b"x"), Inpaint(init_image=b"x", mask=b"y")):
+        for name in (found.name for found in dataclasses.fields(made)):
+            value = getattr(made, name)
+            inner = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+            fields |= {f"{name}.{part.name}" for part in inner} or {name}
+    assert fields - about_the_job == told
+
+
+def test_ddim_and_its_kin_have_an_eta_of_their_own():
+    line = "Steps: 5, Eta: 0.5, Eta DDIM: 0.25, Seed: 1"
+    assert paste(f"{line}, Sampler: DDIM").request.sampler_options.eta == 0.25
+    assert paste(f"{line}, Sampler: Euler a").request.sampler_options.eta == 0.5
+    assert "Eta DDIM: 0.1" in write(Txt2Img(seed=1, sampler="DDIM", sampler_options=SamplerOptions(eta=0.1)))
 
 
 @pytest.mark.parametrize(
     ("pair", "named"),
     [
-        ("Sampler: Restart", "'Restart'"),
-        ("Sampler: Euler, Schedule type: KL Optimal", "'KL Optimal'"),
+        ("Sampler: Restarted", "'Restarted'"),
+        ("Sampler: Euler, Schedule type: Sideways", "'Sideways'"),
         ("Steps: 500", "'500'"),
         ("Steps: 2.5", "'2.5'"),
         ("Steps: " + "9" * 5000, "'9999"),
         ("CFG scale: nan", "'nan'"),
         ("CFG scale: 1e999", "'1e999'"),
         ("CFG scale: 0.5", "'0.5'"),
-        ("Seed: -1", "'-1'"),
+        ("Seed: -2", "'-2'"),
         ("Seed: 4294967296", "'4294967296'"),
         ("Size: 513x512", "513x512"),
         ("Size: 8x512", "8x512"),
         ("Size: 99999x512", "99999x512"),
+        ("RNG: TPU", "'TPU'"),
+        ("Clip skip: 99", "'99'"),
+        ("Variation seed strength: 2", "'2'"),
+        ("Seed resize from: 9000x8", "'9000x8'"),
+        ("Discard penultimate sigma: maybe", "'maybe'"),
     ],
 )
 def test_what_cannot_be_taken_over_is_named_and_the_request_stays_valid(pair, named):
-    base = Txt2Img(sampler="Euler", schedule_type="Automatic", seed=7)
-    pasted = paste(f"{pair}, ENSD: 1, Clip skip: 2, Eta: 0", base)
+    base = Txt2Img(sampler="Euler", schedule_type="Automatic", seed=7, noise_source=NoiseSource.GPU)
+    pasted = paste(f"{pair}, Token merging ratio: 0, Face restoration: GFPGAN, Version: v1.10.1", base)
     assert len(pasted.warnings) == 1
     assert named in pasted.warnings[0]
     assert "left out" in pasted.warnings[0]
@@ -312,9 +422,11 @@ def test_what_cannot_be_taken_over_is_named_and_the_request_stays_valid(pair, na
 
 
 def test_an_unknown_joined_sampler_still_gives_its_schedule_type():
-    pasted = paste("Steps: 5, Sampler: DPM++ 3M SDE Karras, Seed: 1", Txt2Img(sampler="DDIM"))
+    pasted = paste("Steps: 5, Sampler: DPM+ 2M Karras, Seed: 1", Txt2Img(sampler="DDIM"))
     assert (pasted.request.sampler, pasted.request.schedule_type) == ("DDIM", "Karras")
-    assert ["DPM++ 3M SDE" in warning for warning in pasted.warnings] == [True]
+    assert len(pasted.warnings) == 1
+    assert "'DPM+ 2M'" in pasted.warnings[0]
+    assert "nearest name is 'DPM++ 2M'" in pasted.warnings[0]
 
 
 def test_sampler_names_are_known_in_any_case():
@@ -322,18 +434,50 @@ def test_sampler_names_are_known_in_any_case():
 
 
 @pytest.mark.parametrize(
-    ("model", "checkpoint", "warned"),
+    ("pairs", "checkpoint", "warning"),
     [
-        ("anime/one", "anime/one", False),
-        ("two", "photo/two", False),
-        ("one", "", True),
-        ("three", "", True),
+        ("Model: anime/one", "anime/one", ""),
+        ("Model: two", "photo/two", ""),
+        ("Model: one", "", "could be"),
+        ("Model: threw", "", "nearest name is 'photo/three'"),
+        ("Model: unheard of", "", "not in the models folder."),
+        ("Model: renamed, Model hash: 33333333aa", "photo/three", ""),
+        ("Model: one, Model hash: 2222222222", "photo/one", ""),
+        ("Model: three, Model hash: 9999999999", "photo/three", "another file"),
     ],
 )
-def test_the_checkpoint_is_taken_over_where_it_is_known(model, checkpoint, warned):
-    pasted = paste(f"Steps: 5, Model: {model}, Seed: 1", checkpoints=["anime/one", "photo/one", "photo/two"])
+def test_the_checkpoint_is_found_by_hash_then_by_name(pairs, checkpoint, warning):
+    known = {"anime/one": "1111111111", "photo/one": "2222222222", "photo/two": "", "photo/three": "33333333aa"}
+    pasted = paste(f"Steps: 5, {pairs}, Seed: 1", checkpoints=known)
     assert pasted.request.checkpoint == checkpoint
-    assert bool(pasted.warnings) is warned
+    assert len(pasted.warnings) == bool(warning)
+    assert warning in "".join(pasted.warnings)
+
+
+def test_refiner_and_vae_are_found_as_a1111_writes_them():
+    line = "Steps: 5, Seed: 1, Refiner: xl_refiner.safetensors [7440042bbd], Refiner switch at: 0.6, VAE: v.pt"
+    pasted = paste(line, checkpoints={"other": "", "mine": "7440042bbd"}, vaes={"folder/v.safetensors": ""})
+    assert pasted.warnings == ()
+    request = pasted.request
+    assert (request.refiner, request.refiner_switch_at, request.vae) == ("mine", 0.6, "folder/v.safetensors")
+
+
+def test_loras_are_named_where_they_are_missing_and_renamed_where_only_the_name_differs():
+    text = (
+        "a <lora:mine:0.8> <lyco:old name:1:0.5> <lora:gone:1> <lora:gone:1>\n"
+        'Steps: 5, Seed: 1, Lora hashes: "mine: 1, old name: 0123456789ab, gone: ffffffffffff", Size: 64x64'
+    )
+    known = KnownModels(loras={"folder/mine": "", "new": "0123456789ab"}, embeddings={})
+    pasted = infotext_to_request(parse_infotext(text), Txt2Img(), known)
+    assert pasted.request.prompt == "a <lora:mine:0.8> <lyco:new:1:0.5> <lora:gone:1> <lora:gone:1>"
+    assert len(pasted.warnings) == 1
+    assert "LoRA 'gone' was left out: it is not in the models folder" in pasted.warnings[0]
+
+
+def test_embeddings_are_named_where_they_are_missing():
+    line = 'Steps: 5, Seed: 1, TI hashes: "bad hands: 0123456789, here: 1"'
+    warnings = paste(line, embeddings={"good hands": "0123456789", "here": ""}).warnings
+    assert warnings == ("The embedding 'bad hands' is here under the name good hands.",)
 
 
 def test_fields_of_other_tasks_are_not_looked_at():

@@ -6,8 +6,10 @@ without loss. Pictures inside a request are PNG bytes, so that equality and JSON
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 from webui.core.geometry import Size
 
@@ -124,10 +126,11 @@ class Generation:
     """What every diffusion task says. Never asked for by itself: see `Txt2Img`, `Img2Img`, `Inpaint`.
 
     Ranges are checked by `webui.core.validation.validate`. An empty `checkpoint` means the default one; seed -1 means
-    "choose one", which `webui.core.validation.with_seed` does before a job is stored. Picture i of a job has seed
-    ``seed + i``. `clip_skip` counts the text encoder's last layers from 1, "use the last". `vae` is "Automatic",
-    "None" (the checkpoint's own) or a file's name. From the share `refiner_switch_at` of the steps on, `refiner`, if
-    one is named, takes over. `eta_noise_seed_delta` is added to the seed for the noise that samplers draw on the way.
+    "choose one", which `webui.core.validation.with_seed` does before a job is stored. Which seeds picture i of a job
+    has is said by `alone`. `clip_skip` counts the text encoder's last layers from 1, "use the last". `vae` is
+    "Automatic", "None" (the checkpoint's own) or a file's name. From the share `refiner_switch_at` of the steps on,
+    `refiner`, if one is named, takes over. `eta_noise_seed_delta` is added to the seed for the noise that samplers draw
+    on the way.
     """
 
     prompt: str = ""
@@ -227,3 +230,20 @@ TASKS: dict[str, type[Txt2Img] | type[Img2Img] | type[Inpaint] | type[Upscale]] 
 def task_name(request: Request) -> str:
     """The key of `TASKS`, under which a request is stored and its pictures are filed."""
     return next(name for name, task in TASKS.items() if type(request) is task)
+
+
+Diffusion = TypeVar("Diffusion", bound=DiffusionRequest)
+
+
+def alone(request: Diffusion, index: int) -> Diffusion:
+    """The request that makes picture `index` (from 0) of `request` by itself; its seeds must be settled.
+
+    A1111's rule: picture i has ``seed + i``; where a variation is mixed in, all share the seed and picture i has
+    ``variation.seed + i``. With strength 0 the variation's seed does nothing and stays.
+    """
+    changes: dict[str, object] = {"batch_size": 1, "batch_count": 1}
+    if request.variation.strength > 0:
+        changes["variation"] = dataclasses.replace(request.variation, seed=request.variation.seed + index)
+    else:
+        changes["seed"] = request.seed + index
+    return dataclasses.replace(request, **changes)

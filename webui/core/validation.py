@@ -48,6 +48,9 @@ def validate(request: Request) -> None:
     _in_range("Batch size", request.batch_size, *catalogue.BATCH_SIZE_RANGE)
     _in_range("Batch count", request.batch_count, *catalogue.BATCH_COUNT_RANGE)
     _in_range("Seed", request.seed, -1, catalogue.MAX_SEED)
+    _in_range("Clip skip", request.clip_skip, *catalogue.CLIP_SKIP_RANGE)
+    _in_range("Refiner switch at", request.refiner_switch_at, *catalogue.REFINER_SWITCH_RANGE)
+    _validate_noise(request)
     if isinstance(request, Img2Img | Inpaint):
         _in_range("Denoising strength", request.denoising_strength, 0, 1)
         _not_empty("picture to start from", request.init_image)
@@ -57,14 +60,34 @@ def validate(request: Request) -> None:
         _not_empty("mask", request.mask)
 
 
+def _validate_noise(request: DiffusionRequest) -> None:
+    _in_range("ENSD", request.eta_noise_seed_delta, -catalogue.MAX_SEED, catalogue.MAX_SEED)
+    variation = request.variation
+    _in_range("Variation seed", variation.seed, -1, catalogue.MAX_SEED)
+    _in_range("Variation strength", variation.strength, 0, 1)
+    for what, value in (("width", variation.width), ("height", variation.height)):
+        _in_range(f"Resize seed from {what}", value, 0, catalogue.DIMENSION_RANGE[1])
+
+
 def _not_empty(what: str, png: bytes) -> None:
     if not png:
         raise InvalidRequest(f"There is no {what}; add one and try again.")
 
 
 def with_seed(request: Request) -> Request:
-    """The same request with seed -1 replaced by a random one, so that running it again gives the same pictures."""
-    if isinstance(request, Upscale) or request.seed != -1:
+    """The same request with seeds of -1 replaced by random ones, so that running it again gives the same pictures.
+
+    The variation's seed is only settled where it does something.
+    """
+    if isinstance(request, Upscale):
         return request
-    seeded: DiffusionRequest = dataclasses.replace(request, seed=random.SystemRandom().randint(0, catalogue.MAX_SEED))
-    return seeded
+    changes: dict[str, object] = {}
+    if request.seed == -1:
+        changes["seed"] = _random_seed()
+    if request.variation.seed == -1 and request.variation.strength > 0:
+        changes["variation"] = dataclasses.replace(request.variation, seed=_random_seed())
+    return dataclasses.replace(request, **changes) if changes else request
+
+
+def _random_seed() -> int:
+    return random.SystemRandom().randint(0, catalogue.MAX_SEED)

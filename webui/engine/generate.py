@@ -6,23 +6,25 @@ in `upscale`. Nothing here owns a model, a lock or a thread: that is `manager`'s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from webui.checkpoints.hash import PendingHash
 from webui.checkpoints.loaded import LoadedCheckpoint
 from webui.core.events import Event, Finished, ImageReady, Started, Step
 from webui.core.infotext import format_infotext
 from webui.core.ports import Control
-from webui.core.requests import DiffusionRequest
+from webui.core.requests import DiffusionRequest, alone
 from webui.engine.canvas import Canvas, make_canvas
 from webui.engine.conditioning import PromptCache, encode_prompts
 from webui.engine.denoise import denoise
 from webui.engine.denoiser import Denoiser, DiscreteDenoiser, Predict, masked
 from webui.engine.guidance import guided
-from webui.engine.noise import Noise, picture_seeds
+from webui.engine.noise import Noise, settled_source
 from webui.engine.phases import Phases
 from webui.engine.pixels import decode, to_images
 from webui.engine.placement import placed
@@ -30,8 +32,6 @@ from webui.engine.previews import preview_of
 from webui.engine.samplers import SamplerStep, find_sampler
 from webui.engine.schedules import SigmaTable, make_sigmas
 
-# A1111's readers take an infotext without this for noise drawn on a GPU.
-NOISE_SOURCE = {"RNG": "CPU"}
 LATENT_CHANNELS = 4
 LATENT_PIXELS = 8
 
@@ -40,12 +40,18 @@ LATENT_PIXELS = 8
 class Bench:
     """What the manager lays out for one request: the checkpoint, where it runs and with which attention.
 
-    `prompts` outlives the request; `phases` already holds what loading took.
+    `prompts` outlives the request; `phases` already holds what loading took. `weights` tells the checkpoint's from any
+    others, also from those of a file that took its name. `vae_name` is that of a VAE in place of the checkpoint's own,
+    "" without one. The hashes may still be in the making.
     """
 
     checkpoint: LoadedCheckpoint
+    weights: str
+    model_hash: PendingHash
     device: torch.device
     attention: str
+    vae_name: str = ""
+    vae_hash: PendingHash = str
     prompts: PromptCache = field(default_factory=PromptCache)
     phases: Phases = field(default_factory=Phases)
 
@@ -82,9 +88,10 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
 
     for batch in range(start_batch, request.batch_count):
         # 4. Noise, a stream for each picture, and a denoiser that knows prompt, guidance and mask.
-        seeds = picture_seeds(request.seed, batch, request.batch_size)
-        noise = Noise(seeds, (LATENT_CHANNELS, *_latent_size(request)), bench.device)
-        x = canvas.under_noise(noise(), sigmas[0]) if canvas.latents is not None else sampler.start(noise(), sigmas[0])
+        singles = _singles(request, batch, bench.device)
+        noise = Noise(singles, (LATENT_CHANNELS, *_latent_size(request)), bench.device)
+        start = noise.start()
+        x = canvas.under_noise(start, sigmas[0]) if canvas.latents is not None else sampler.start(start, sigmas[0])
         predict = guided(checkpoint.unet, prompt, negative, request.cfg_scale, request.batch_size)
         denoiser = _denoiser(predict, table, sigmas, bench, canvas)
 
@@ -102,20 +109,21 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
             yield ImageReady(
                 index=batch * request.batch_size + index,
                 image=canvas.finish(picture),
-                seed=seeds[index],
-                infotext=format_infotext(
-                    request,
-                    seed=seeds[index],
-                    model=checkpoint.info.name,
-                    model_hash=checkpoint.model_hash,
-                    extra=NOISE_SOURCE,
-                ),
+                seed=singles[index].seed,
+                infotext=format_infotext(singles[index], model=checkpoint.info.name, model_hash=bench.model_hash()),
             )
         # A wish to skip that came too late was for this batch, not for the next.
         control.take_skip()
 
     # 7. What it took.
     yield Finished(seconds=dict(phases.seconds))
+
+
+def _singles(request: DiffusionRequest, batch: int, device: torch.device) -> list[DiffusionRequest]:
+    """For each picture of the batch the request that makes it alone, with the noise source that it really has."""
+    request = dataclasses.replace(request, noise_source=settled_source(request.noise_source, device))
+    first = batch * request.batch_size
+    return [alone(request, first + index) for index in range(request.batch_size)]
 
 
 def _latent_size(request: DiffusionRequest) -> tuple[int, int]:
@@ -137,8 +145,7 @@ def _encode(request: DiffusionRequest, bench: Bench) -> tuple[Tensor, Tensor]:
             )
         return prompt, negative
 
-    key = f"{checkpoint.info.name} {checkpoint.model_hash}"
-    return bench.prompts.get(key, request.prompt, request.negative_prompt, encode)
+    return bench.prompts.get(bench.weights, request.prompt, request.negative_prompt, encode)
 
 
 def _denoiser(predict: Predict, table: SigmaTable, sigmas: Sequence[float], bench: Bench, canvas: Canvas) -> Denoiser:

@@ -1,0 +1,174 @@
+"""Which pair of an infotext stands for which field of a request: one table, read by the writer and by the reader.
+
+A field is one line here. What is not a plain pair (prompts, sampler and schedule type with their old joined names,
+model files, the picture's own seeds) is told in `writing` and `pasting`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from webui.core.geometry import Size
+from webui.core.infotext.grammar import read_decimal, read_size, read_whole, short_number
+from webui.core.requests import (
+    Choice,
+    DiffusionRequest,
+    Emphasis,
+    InpaintArea,
+    MaskedContent,
+    NoiseSource,
+    ResizeMode,
+    Txt2Img,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How a value is written, how it is read (None: it cannot be), and what a readable one is, for a sentence."""
+
+    write: Callable[[Any], str]
+    read: Callable[[str], Any]
+    said: str
+
+
+WHOLE = Kind(write=str, read=read_whole, said="a whole number")
+DECIMAL = Kind(write=short_number, read=read_decimal, said="a number")
+SIZE = Kind(write=str, read=read_size, said="a size such as 512x768")
+
+
+def _named(values: Mapping[str, Any]) -> Kind:
+    names = {value: name for name, value in values.items()}
+    return Kind(write=lambda value: names[value], read=values.get, said=" or ".join(values))
+
+
+def _choice(kind: type[Choice]) -> Kind:
+    return _named({member.value: member for member in kind})
+
+
+FLAG = _named({"True": True, "False": False})
+MASK_MODE = _named({"Inpaint masked": False, "Inpaint not masked": True})
+
+
+class _Always:
+    """Marks a pair that is always written, and that changes nothing where a text lacks it."""
+
+
+ALWAYS = _Always()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One pair: its key, the fields of the request that it holds (several for a size) and how.
+
+    `absent` is what a text without the pair stands for, as A1111 reads it; a pair of that value is not written.
+    `samplers` limits the pair to requests with one of these samplers, `besides` to those with any other.
+    """
+
+    key: str
+    fields: tuple[str, ...]
+    kind: Kind
+    absent: Any = ALWAYS
+    samplers: frozenset[str] = frozenset()
+    besides: frozenset[str] = frozenset()
+
+    def applies(self, request: DiffusionRequest, sampler: str) -> bool:
+        """Whether a request like `request` with `sampler` has this pair at all."""
+        if not hasattr(request, self.fields[0].partition(".")[0]):
+            return False
+        return (not self.samplers or sampler in self.samplers) and sampler not in self.besides
+
+
+# Samplers for which A1111 keeps another eta, because theirs is 0 by default.
+_TIMESTEP_SAMPLERS = frozenset({"DDIM", "DDIM CFG++", "PLMS", "UniPC"})
+
+
+def _pair(key: str, field: str, kind: Kind, **options: Any) -> Pair:
+    return Pair(key=key, fields=(field,), kind=kind, **options)
+
+
+def _optional(key: str, field: str, kind: Kind, **options: Any) -> Pair:
+    """A pair that is left out for the request's own default."""
+    return _pair(key, field, kind, absent=get_field(Txt2Img(), field), **options)
+
+
+def get_field(request: DiffusionRequest, name: str) -> Any:
+    """The value under a dotted name, such as "sampler_options.eta"."""
+    value: Any = request
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def replaced(request: DiffusionRequest, changes: Mapping[str, Any]) -> Any:
+    """`request` with the fields of dotted names in `changes` replaced."""
+    whole = {name: value for name, value in changes.items() if "." not in name}
+    for group in {name.partition(".")[0] for name in changes if "." in name}:
+        inner = {name.partition(".")[2]: value for name, value in changes.items() if name.startswith(f"{group}.")}
+        whole[group] = dataclasses.replace(getattr(request, group), **inner)
+    return dataclasses.replace(request, **whole)
+
+
+def pairs_of(request: DiffusionRequest, sampler: str) -> Iterator[Pair]:
+    """The pairs that a request of this kind with `sampler` may have."""
+    return (pair for pair in PAIRS if pair.applies(request, sampler))
+
+
+def written(request: DiffusionRequest) -> dict[str, str]:
+    """Every pair of `request` that its text needs, by key."""
+    texts: dict[str, str] = {}
+    for pair in pairs_of(request, request.sampler):
+        values = [get_field(request, name) for name in pair.fields]
+        value = Size(*values) if pair.kind is SIZE else values[0]
+        if value != pair.absent:
+            texts[pair.key] = pair.kind.write(value)
+    return texts
+
+
+PAIRS = (
+    _pair("Steps", "steps", WHOLE),
+    _pair("CFG scale", "cfg_scale", DECIMAL),
+    _optional("Image CFG scale", "guidance.image_scale", DECIMAL),
+    _pair("Seed", "seed", WHOLE),
+    Pair(key="Size", fields=("width", "height"), kind=SIZE),
+    _optional("Variation seed", "variation.seed", WHOLE),
+    _optional("Variation seed strength", "variation.strength", DECIMAL),
+    Pair(
+        key="Seed resize from",
+        fields=("variation.width", "variation.height"),
+        kind=SIZE,
+        absent=Size(0, 0),
+    ),
+    _pair("Denoising strength", "denoising_strength", DECIMAL),
+    _optional("Clip skip", "clip_skip", WHOLE),
+    _optional("ENSD", "eta_noise_seed_delta", WHOLE),
+    # A text without it comes from a program that drew on its graphics card.
+    _pair("RNG", "noise_source", _choice(NoiseSource), absent=NoiseSource.GPU),
+    _optional("NGMS", "guidance.skip_negative_below", DECIMAL),
+    _optional("Emphasis", "emphasis", _choice(Emphasis)),
+    _optional("Refiner switch at", "refiner_switch_at", DECIMAL),
+    _optional("Eta", "sampler_options.eta", DECIMAL, besides=_TIMESTEP_SAMPLERS),
+    _optional("Eta DDIM", "sampler_options.eta", DECIMAL, samplers=_TIMESTEP_SAMPLERS),
+    _optional("Sigma churn", "sampler_options.s_churn", DECIMAL),
+    _optional("Sigma tmin", "sampler_options.s_tmin", DECIMAL),
+    _optional("Sigma tmax", "sampler_options.s_tmax", DECIMAL),
+    _optional("Sigma noise", "sampler_options.s_noise", DECIMAL),
+    _optional("UniPC order", "sampler_options.order", WHOLE),
+    _optional("Schedule min sigma", "schedule_options.sigma_min", DECIMAL),
+    _optional("Schedule max sigma", "schedule_options.sigma_max", DECIMAL),
+    _optional("Schedule rho", "schedule_options.rho", DECIMAL),
+    _optional("Beta scheduler alpha", "schedule_options.alpha", DECIMAL),
+    _optional("Beta scheduler beta", "schedule_options.beta", DECIMAL),
+    _optional("Discard penultimate sigma", "schedule_options.discard_next_to_last", FLAG),
+    _optional("SGM noise multiplier", "schedule_options.sgm_noise_multiplier", FLAG),
+    _optional("CFG rescale", "guidance.rescale", DECIMAL),
+    _optional("Skip Early CFG", "guidance.skip_early", DECIMAL),
+    _pair("Resize mode", "resize_mode", _choice(ResizeMode)),
+    _pair("Mask blur", "mask_blur", WHOLE),
+    _pair("Mask mode", "mask_inverted", MASK_MODE),
+    _pair("Inpaint area", "area", _choice(InpaintArea)),
+    _pair("Masked area padding", "padding", WHOLE),
+    _pair("Masked content", "masked_content", _choice(MaskedContent)),
+)

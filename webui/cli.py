@@ -1,7 +1,7 @@
 """The command line: flags to values, values to `webui.bootstrap`, errors to one sentence and an exit code.
 
-Exit codes: 0 done, 1 nothing found (infotext), 2 it cannot be done as asked, 130 Ctrl-C. Nothing slow is imported
-before the flags have been read.
+Exit codes: 0 done, 1 nothing found (infotext, inspect), 2 it cannot be done as asked, 130 Ctrl-C. Nothing slow is
+imported before the flags have been read.
 """
 
 from __future__ import annotations
@@ -76,6 +76,15 @@ def make_parser() -> argparse.ArgumentParser:
     infotext = commands.add_parser("infotext", help="print the parameters inside an image as JSON", allow_abbrev=False)
     infotext.add_argument("file", type=Path, metavar="FILE")
     infotext.set_defaults(run=run_infotext)
+    inspect = commands.add_parser(
+        "inspect", help="say what model files are, as one line of JSON each", allow_abbrev=False
+    )
+    inspect.add_argument("paths", type=Path, nargs="+", metavar="FILE|FOLDER")
+    inspect.set_defaults(run=run_inspect)
+    convert = commands.add_parser("convert", help="write a pickled model as safetensors", allow_abbrev=False)
+    convert.add_argument("file", type=Path, metavar="FILE")
+    convert.add_argument("--out", type=Path, metavar="FILE.safetensors", help="default: beside the file")
+    convert.set_defaults(run=run_convert)
     return parser
 
 
@@ -260,6 +269,28 @@ def run_infotext(chosen: argparse.Namespace) -> int:
         print(f"error: {chosen.file} holds no generation parameters.", file=sys.stderr)
         return 1
     print(json.dumps(parse_infotext(text).to_json(), ensure_ascii=False))
+    return 0
+
+
+def run_inspect(chosen: argparse.Namespace) -> int:
+    """Prints a line of JSON for each model file; a broken one is a line too, a path that is not there is not."""
+    from webui.checkpoints.inspect import inspect, model_files
+
+    missing = [path for path in chosen.paths if not os.path.lexists(path)]
+    for path in chosen.paths:
+        for file in () if path in missing else model_files(path):
+            print(json.dumps(inspect(file), ensure_ascii=False))
+    for path in missing:
+        print(f"error: {path} does not exist.", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def run_convert(chosen: argparse.Namespace) -> int:
+    """Writes a pickled model as safetensors and says where it is now."""
+    from webui.checkpoints.conversion import convert
+
+    set_up_logging(chosen.log_level)
+    print(f"Wrote {convert(chosen.file, chosen.out)}")
     return 0
 
 

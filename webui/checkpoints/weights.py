@@ -1,0 +1,110 @@
+"""The weights of a model file as tensors, whatever container they come in.
+
+The only door to weights: checkpoints, VAEs, LoRAs, embeddings and upscalers are all read through `open_weights`.
+Safetensors are mapped, so that a tensor costs memory only when it is copied; pickles go through
+`webui.checkpoints.conversion` and are mapped after that; GGUF blocks are unpacked to float32 one tensor at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from webui.checkpoints.containers.gguf_file import Packed, read_gguf
+from webui.checkpoints.containers.shards import shard_files
+from webui.checkpoints.conversion import as_safetensors
+from webui.checkpoints.header import Header, read_header
+from webui.core.errors import UnsupportedModel
+
+
+class Weights:
+    """An open model file. Tensors are on the CPU, in the file's dtype (GGUF: float32), and may be mapped: copy what is
+    to live longer than the block in which the file is open.
+    """
+
+    def __init__(self, header: Header, read: Callable[[str], Tensor]) -> None:
+        self.header = header
+        self._read = read
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor that the header lists as `name`; raises `UnsupportedModel` where it cannot be read."""
+        try:
+            return self._read(self.header.stored.get(name, name))
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            raise UnsupportedModel(
+                f"The weight {name[:80]!r} of {self.header.path.name} cannot be read: {error}; download the file again."
+            ) from error
+
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """All tensors whose names begin with `prefix`, in the header's order."""
+        for name in self.header.tensors:
+            if name.startswith(prefix):
+                yield name, self.tensor(name)
+
+
+@contextmanager
+def open_weights(path: Path, *, conversions: Path | None = None) -> Iterator[Weights]:
+    """Opens the model file at `path`, or the index of its shards, by its content.
+
+    `conversions` is the folder where converted pickles are kept; without one a pickle is converted each time. Raises
+    `UnsupportedModel` with a sentence for what is damaged, unknown or a pickle that would run code.
+    """
+    header = read_header(path)
+    with ExitStack() as stack:
+        if header.container == "gguf":
+            yield Weights(header, _gguf_reader(path))
+            return
+        if header.container == "shards":
+            files = shard_files(path)
+        elif header.container == "pickle":
+            files = [stack.enter_context(as_safetensors(header, conversions))]
+        else:
+            files = [path]
+        yield Weights(header, _mapped_reader(stack, path, files))
+
+
+def refuse_nan(weight: Tensor, name: str, what: str) -> None:
+    """Raises `UnsupportedModel` when `weight`, the tensor `name` of `what`, has a number that is not finite.
+
+    The sum is one only if all are, but for an overflow; so only a sum that is not is looked at number by number.
+    """
+    if not weight.is_floating_point() or weight.sum().isfinite():
+        return
+    if not weight.isfinite().all():
+        raise UnsupportedModel(
+            f"The {what} has numbers that are not finite (NaN) in its weight {name[:80]!r}, so that its pictures would"
+            " be black; download it again, or get it in another precision."
+        )
+
+
+def _mapped_reader(stack: ExitStack, path: Path, files: list[Path]) -> Callable[[str], Tensor]:
+    try:
+        opened = [stack.enter_context(safe_open(file, framework="pt", device="cpu")) for file in files]
+    except (SafetensorError, OSError) as error:
+        raise UnsupportedModel(f"{path.name} cannot be read: {error}; download it again.") from error
+    owner = {name: file for file in opened for name in file.keys()}  # noqa: SIM118  # safe_open is no dictionary
+    return lambda name: owner[name].get_tensor(name)
+
+
+def _gguf_reader(path: Path) -> Callable[[str], Tensor]:
+    import numpy as np
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    packed = read_gguf(path)[1]
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+
+    def read(name: str) -> Tensor:
+        entry: Packed = packed[name]
+        rows = data[entry.start : entry.start + entry.size].reshape(-1, entry.kind.bytes)
+        if entry.kind.name == "BF16":
+            return torch.from_numpy(rows.copy()).view(torch.bfloat16).reshape(entry.shape)
+        numbers = dequantize(rows, GGMLQuantizationType(entry.kind.number))
+        return torch.from_numpy(np.array(numbers)).reshape(entry.shape)
+
+    return read

@@ -1,0 +1,1 @@
+"""LoRA files: found by name (`scan`, no torch), read (`read`), their keys (`names`) and their mathematics (`kinds`)."""

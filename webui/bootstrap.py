@@ -20,6 +20,7 @@ from webui.server.options import ServerOptions
 if TYPE_CHECKING:
     from sqlalchemy import Engine as Database
 
+    from webui.checkpoints.offer import PackagedOffer
     from webui.jobs.service import Jobs
     from webui.server.page import PageApplication
     from webui.settings.schema import Settings
@@ -41,6 +42,7 @@ class App:
     services: Services
     page: PageApplication
     jobs: Jobs
+    offer: PackagedOffer
     database: Database
 
     def start(self) -> None:
@@ -49,6 +51,7 @@ class App:
 
     def close(self) -> None:
         """Stops the worker after its current step, leaving the running job to the next start."""
+        self.offer.close()
         self.jobs.close(timeout_s=WORKER_STOPS_WITHIN_S)
         self.database.dispose()
 
@@ -74,6 +77,9 @@ def build(folders: Folders, options: ServerOptions) -> App:
     keep_to_ourselves(folders)
 
     from webui.api.internal import internal_router
+    from webui.checkpoints.offer import PackagedOffer
+    from webui.checkpoints.packaged import X4PLUS
+    from webui.checkpoints.scan import UPSCALER_FOLDERS
     from webui.database.opening import open_database
     from webui.extensions.host import ExtensionHost
     from webui.gallery.files import ImageFiles
@@ -100,12 +106,14 @@ def build(folders: Folders, options: ServerOptions) -> App:
         hooks=extensions,
         settings=settings,
     )
+    offer = PackagedOffer(X4PLUS, folders.models / UPSCALER_FOLDERS[0])
     services = Services(
         jobs=jobs,
         catalogue=room.catalogue,
         files=files,
         settings=store,
         extensions=extensions,
+        upscaler_offer=offer,
         engine_status=room.engine.status,
         folders=folders,
     )
@@ -117,7 +125,7 @@ def build(folders: Folders, options: ServerOptions) -> App:
         accounts=options.accounts,
         loopback_only=options.loopback_only,
     )
-    return App(services=services, page=page, jobs=jobs, database=database)
+    return App(services=services, page=page, jobs=jobs, offer=offer, database=database)
 
 
 def build_engine(folders: Folders, settings: Callable[[], Settings]) -> EngineRoom:

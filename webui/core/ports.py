@@ -40,6 +40,41 @@ class ModelCatalogue(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OfferStatus:
+    """How far a model on offer is: `phase` is "offered", "fetching", "present" or "failed"; `detail` is a sentence."""
+
+    phase: str
+    detail: str = ""
+
+
+class ModelOffer(Protocol):
+    """A model that can be had with one click. Any thread may call it; fetching happens on a thread of its own."""
+
+    @property
+    def name(self) -> str:
+        """What the menu calls the model once it is there."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def megabytes(self) -> int:
+        """How much room it takes."""
+        ...
+
+    def fetch(self) -> None:
+        """Begins to fetch it, unless that is going on or done."""
+        ...
+
+    def watch(self) -> Iterator[OfferStatus]:
+        """How far it is now, then each change (and the same again every few seconds) until it is not being fetched."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
     """What the page says about the engine: `phase` is "warming up", "ready" or "failed"."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from webui.core.ports import EngineStatus, ModelCatalogue
+from webui.core.ports import EngineStatus, ModelCatalogue, ModelOffer
 
 if TYPE_CHECKING:
     from webui.core.paths import Folders
@@ -25,5 +25,6 @@ class Services:
     files: ImageFiles
     settings: SettingsStore
     extensions: ExtensionHost
+    upscaler_offer: ModelOffer
     engine_status: Callable[[], EngineStatus]
     folders: Folders

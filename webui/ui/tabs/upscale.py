@@ -1,30 +1,43 @@
-"""upscale: a picture enlarged, with a slider between before and after."""
+"""upscale: a picture enlarged, with a slider between before and after, and an offer to fetch one more upscaler."""
 
 from __future__ import annotations
 
+import html
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
+from webui.core.errors import NotAllowed
+from webui.core.ports import ModelOffer, OfferStatus
 from webui.core.requests import Request, Upscale
+from webui.extensions.access import may_manage
 from webui.jobs.views import JobView
 from webui.ui import memory, pictures
 from webui.ui.components.form import Form
 from webui.ui.components.job_panel import add_result_panel, add_run_buttons, restore_picture, wire_job_panel
 from webui.ui.components.studio import Header, Studio
-from webui.ui.reading import FormValues, number, text, whole
+from webui.ui.kinds import number, text, whole
+from webui.ui.reading import FormValues
 from webui.ui.services import Services
+from webui.ui.tabs.extensions import client_host
 from webui.ui.tabs.img2img import picture_input
+from webui.ui.toasts import guarded
 
 _DEFAULTS = Upscale(image=b"")
+_FIRST_CHOICE = "realesr-animevideov3-x4"  # of what is shipped, the one that a machine without a GPU runs in seconds
+
+
+def first_upscaler(names: Sequence[str]) -> str:
+    """The upscaler that a fresh form shows: the quick network that is shipped, or else the first of `names`."""
+    return _FIRST_CHOICE if _FIRST_CHOICE in names else names[0]
 
 
 def add_upscale_fields(form: Form, upscalers: Sequence[str]) -> None:
     """Adds the upscaler's menu, scale and tiling."""
-    form.choice("upscaler", "Upscaler", upscalers[0], tuple(upscalers))
+    form.choice("upscaler", "Upscaler", first_upscaler(upscalers), tuple(upscalers))
     with gr.Row(elem_classes="fields"):
         form.number("scale", "Scale", _DEFAULTS.scale, step=0.5)
         form.number("tile", "Tile (pixels, 0 = whole)", _DEFAULTS.tile, step=32)
@@ -66,6 +79,23 @@ def upscale_request(values: FormValues, image: bytes) -> Upscale:
     )
 
 
+def add_offer(offer: ModelOffer) -> tuple[gr.Button, gr.HTML]:
+    """The button that fetches what is on offer, hidden until it is known who looks, and what is said about it."""
+    with gr.Row(elem_classes="fields"):
+        get = gr.Button(
+            f"Get {offer.title} ({offer.megabytes} MB)", size="sm", elem_id="upscale_get_model", visible=False
+        )
+    return get, gr.HTML("", elem_id="upscale_offer", visible=False)
+
+
+def offer_note(status: OfferStatus) -> str:
+    """What is said about the offer beneath its button, escaped; "" while there is nothing to say."""
+    if not status.detail:
+        return ""
+    kind = "class='extension-error' role='alert'" if status.phase == "failed" else "class='note' role='status'"
+    return f"<p {kind}>{html.escape(status.detail)}</p>"
+
+
 def build_upscale(page: gr.Blocks, services: Services, header: Header) -> Studio:
     """Fills the tab."""
     form = Form(tab="upscale")
@@ -77,12 +107,15 @@ def build_upscale(page: gr.Blocks, services: Services, header: Header) -> Studio
             result = add_result_panel("upscale", before_after, before_after_value)
         with gr.Column(elem_classes="studio-settings"):
             add_upscale_fields(form, services.catalogue.upscalers())
+            get, note = add_offer(services.upscaler_offer)
 
     def make_request(image: Any, *values: Any) -> Upscale:
         png = pictures.uploaded_png("picture to upscale", image, services.settings.current.max_image_pixels)
         return upscale_request(form.values(values), png)
 
     memory.remember_form(page, form)
+    _keep_menu_fresh(page, services, form)
+    _wire_offer(page, services, form, get, note)
     ids = wire_job_panel(
         page,
         services,
@@ -94,7 +127,56 @@ def build_upscale(page: gr.Blocks, services: Services, header: Header) -> Studio
         make_request=make_request,
     )
     restore_picture(page, services, ids, picture, _given)
-    return Studio(form=form, run=run, result=result, picture=picture)
+    return Studio(header=header, form=form, run=run, result=result, picture=picture)
+
+
+def _keep_menu_fresh(page: gr.Blocks, services: Services, form: Form) -> None:
+    """The menu of a page that is loaded holds what lies in the models folder then, not what did at the start."""
+    stored = memory.browser_state("upscale.form", {})
+
+    def renew(values: object) -> gr.Dropdown:
+        names = services.catalogue.upscalers()
+        wanted = values.get("upscaler") if isinstance(values, dict) else None
+        return gr.Dropdown(choices=list(names), value=wanted if wanted in names else first_upscaler(names))
+
+    page.load(guarded(renew), inputs=[stored], outputs=[form.fields["upscaler"]], show_progress="hidden", queue=False)
+
+
+def _wire_offer(page: gr.Blocks, services: Services, form: Form, get: gr.Button, note: gr.HTML) -> None:
+    """Only who may install extensions is shown the offer: it writes among the models of this machine."""
+    offer = services.upscaler_offer
+
+    def allowed(request: gr.Request) -> bool:
+        return may_manage(client_host(request), dict(request.headers))
+
+    def rows(*, asked: bool) -> Iterator[list[Any]]:
+        for status in offer.watch():
+            asked = asked or status.phase == "fetching"
+            there = status.phase == "present"
+            # Who finds it there on loading the page is told nothing.
+            said = offer_note(status) if asked or not there else ""
+            button = gr.Button(visible=not there, interactive=status.phase != "fetching")
+            names = list(services.catalogue.upscalers())
+            menu = gr.Dropdown(choices=names, value=offer.name) if asked and there else gr.skip()
+            yield [button, gr.HTML(said, visible=bool(said)), menu]
+
+    def look(request: gr.Request) -> Iterator[list[Any]]:
+        if allowed(request):
+            yield from rows(asked=False)
+
+    def fetch(request: gr.Request) -> Iterator[list[Any]]:
+        if not allowed(request):
+            raise NotAllowed(f"{offer.title} can only be fetched from the machine that Atelier runs on.")
+        offer.fetch()
+        yield from rows(asked=True)
+
+    watching: dict[str, Any] = {
+        "outputs": [get, note, form.fields["upscaler"]],
+        "show_progress": "hidden",
+        "concurrency_limit": None,
+    }
+    page.load(guarded(look), **watching)
+    get.click(guarded(fetch), **watching)
 
 
 def _given(request: Request) -> str | None:

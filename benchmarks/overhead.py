@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402  # after the path, so that the file runs from any folder
 
+from webui.checkpoints.hash import ModelHashes  # noqa: E402
 from webui.checkpoints.scan import CheckpointFolder  # noqa: E402
 from webui.core.events import Step  # noqa: E402
 from webui.core.ports import Control  # noqa: E402
@@ -92,7 +93,7 @@ def measure(options: argparse.Namespace) -> dict[str, float | int | str]:
     side = EngineSide(engine)
     engine_s: list[float] = []
     floor_s: list[float] = []
-    with Workshop(folder).bench(info.name, attention="auto") as bench:
+    with Workshop(folder, Settings, ModelHashes()).bench(Txt2Img(checkpoint=info.name)) as bench:
         for number in range(-1, options.repeats):  # the first round warms up
             request = Txt2Img(
                 prompt=f"a red circle on a blue background {number}",

@@ -93,11 +93,11 @@ def build(folders: Folders, options: ServerOptions) -> App:
     if store.notice:
         logger.warning(store.notice)
     settings = overridden(lambda: store.current, attention=options.attention, checkpoint=options.checkpoint)
-    room = build_engine(folders, settings)
+    database = open_database(folders.database)
+    room = build_engine(folders, settings, database)
     files = ImageFiles(folders.outputs, lambda: settings().filename_pattern)
     extensions = ExtensionHost(folders.extensions, store)
     extensions.load()
-    database = open_database(folders.database)
     jobs = Jobs(
         database=database,
         engine=room.engine,
@@ -128,13 +128,19 @@ def build(folders: Folders, options: ServerOptions) -> App:
     return App(services=services, page=page, jobs=jobs, offer=offer, database=database)
 
 
-def build_engine(folders: Folders, settings: Callable[[], Settings]) -> EngineRoom:
-    """The catalogue of models and the engine; torch is not loaded yet. Raises `UserError` without a models folder."""
+def build_engine(folders: Folders, settings: Callable[[], Settings], database: Database | None = None) -> EngineRoom:
+    """The catalogue of models and the engine; torch is not loaded yet. Raises `UserError` without a models folder.
+
+    With a `database`, the hashes of models are kept there.
+    """
+    from webui.checkpoints.hash import ModelHashes
     from webui.checkpoints.scan import CheckpointFolder
+    from webui.database.hashes import HashTable
     from webui.engine.manager import EngineManager
 
     catalogue = CheckpointFolder(folders.models, preferred=lambda: settings().checkpoint)
-    return EngineRoom(catalogue=catalogue, engine=EngineManager(catalogue, settings))
+    hashes = ModelHashes(None if database is None else HashTable(database))
+    return EngineRoom(catalogue=catalogue, engine=EngineManager(catalogue, settings, hashes))
 
 
 def overridden(current: Callable[[], Settings], *, attention: str, checkpoint: str) -> Callable[[], Settings]:

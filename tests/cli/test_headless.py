@@ -25,6 +25,9 @@ class FakeCatalogue:
     def upscalers(self):
         return []
 
+    def vaes(self):
+        return []
+
     def checkpoint(self, name):
         if name not in ("", "tiny"):
             raise CheckpointNotFound(f"There is no checkpoint {name!r}.")

@@ -112,7 +112,6 @@ def tiny(diffusers, alphas_cumprod):
         latent_to_rgb=LatentToRgb(
             weights=((0.3, 0.2, 0.2), (0.2, 0.3, 0.2), (-0.2, 0.2, 0.3), (-0.2, -0.3, -0.5)), bias=(0.0, 0.1, -0.1)
         ),
-        model_hash="0123456789",
         bytes_by_component={"unet": 1, "vae": 1, "text_encoder": 1},
     )
 
@@ -121,7 +120,13 @@ def tiny(diffusers, alphas_cumprod):
 def bench(tiny):
     from webui.engine.generate import Bench
 
-    return Bench(checkpoint=tiny, device=torch.device("cpu"), attention="test")
+    return Bench(
+        checkpoint=tiny,
+        weights="tiny",
+        model_hash=lambda: "0123456789",
+        device=torch.device("cpu"),
+        attention="test",
+    )
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from webui.core.events import Finished, ImageReady, Started, Step
 from webui.core.ports import Control
 from webui.core.requests import Txt2Img, Upscale
 from webui.engine.manager import EngineManager
-from webui.engine.residents import Resident, Residents
 from webui.settings.schema import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,7 +212,7 @@ def test_a_small_budget_keeps_only_the_last(folder):
     import dataclasses
     import weakref
 
-    engine = EngineManager(folder, Settings, budget_bytes=1)
+    engine = EngineManager(folder, lambda: Settings(model_memory_gib=1e-9))
     run(engine)
     residents = engine._workshop.residents
     first = weakref.ref(residents.all()[0].model.checkpoint.unet)
@@ -221,41 +220,3 @@ def test_a_small_budget_keeps_only_the_last(folder):
     assert [resident.name for resident in residents.all()] == ["second"]
     gc.collect()
     assert first() is None
-
-
-# ---- the budget by itself -------------------------------------------------------------------------------------------
-
-
-def resident(name, size):
-    return Resident(name=name, family="f", component_bytes={"unet": size - 1, "vae": 1}, model=name)
-
-
-def names(residents):
-    return [each.name for each in residents.all()]
-
-
-def test_the_least_recently_used_leaves_first():
-    residents = Residents(100)
-    for name in ("a", "b", "a", "c"):
-        residents.get(name, lambda name=name: resident(name, 40), expected_bytes=40)
-    assert names(residents) == ["a", "c"]
-
-
-def test_a_failing_load_leaves_the_last():
-    residents = Residents(100)
-    residents.get("a", lambda: resident("a", 90), expected_bytes=90)
-
-    def fail():
-        raise UnsupportedModel("no")
-
-    with pytest.raises(UnsupportedModel):
-        residents.get("b", fail, expected_bytes=90)
-    assert names(residents) == ["a"]
-
-
-def test_one_larger_than_the_budget_stays_alone():
-    residents = Residents(100)
-    residents.get("a", lambda: resident("a", 10), expected_bytes=10)
-    residents.get("b", lambda: resident("b", 500), expected_bytes=500)
-    assert names(residents) == ["b"]
-    assert residents.get("b", lambda: pytest.fail("loaded twice"), expected_bytes=500).model == "b"

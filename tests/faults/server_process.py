@@ -73,6 +73,9 @@ class Catalogue:
     def upscalers(self) -> Sequence[str]:
         return ()
 
+    def vaes(self) -> Sequence[str]:
+        return ()
+
 
 class NoHooks:
     def before_job(self, request: Request) -> Request:

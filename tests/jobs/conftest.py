@@ -111,6 +111,9 @@ class Catalogue:
     def upscalers(self) -> Sequence[str]:
         return ["Lanczos", "Nearest"]
 
+    def vaes(self) -> Sequence[str]:
+        return ["soft.safetensors"]
+
 
 class Hooks:
     """Hooks that do nothing but note what they were told."""

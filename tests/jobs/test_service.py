@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import event
 
-from webui.core.errors import CheckpointNotFound, InvalidRequest, UpscalerNotFound
+from webui.core.errors import CheckpointNotFound, InvalidRequest, UpscalerNotFound, VaeNotFound
 from webui.core.requests import Img2Img, Txt2Img, Upscale
 from webui.gallery.pictures import read_infotext
 from webui.jobs.views import JobState
@@ -53,6 +53,7 @@ def test_submit_settles_seed_and_checkpoint(make_jobs):
     [
         (dataclasses.replace(REQUEST, width=65), InvalidRequest, "65"),
         (dataclasses.replace(REQUEST, checkpoint="none"), CheckpointNotFound, "none"),
+        (dataclasses.replace(REQUEST, vae="hard.pt"), VaeNotFound, "hard.pt.*Automatic, None, soft.safetensors"),
         (Upscale(image=b"png", upscaler="Mirror"), UpscalerNotFound, "Mirror.*Lanczos, Nearest"),
     ],
 )

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from webui.checkpoints import keymap
 from webui.checkpoints.detect import identify
 from webui.checkpoints.families.base import ComponentLayout, Family, ModelConfig, read_json
-from webui.checkpoints.hash import short_hash
 from webui.checkpoints.header import read_header
 from webui.checkpoints.loaded import LoadedCheckpoint, TextEncoder
 from webui.checkpoints.tokenizer import ClipTokenizer
@@ -53,7 +52,7 @@ def load_checkpoint(path: Path, info: CheckpointInfo, *, dtype: torch.dtype, dev
     modules = _empty_modules(config, path.name)
     for component, module in modules.items():
         weights = _folder_weights(path, component) if path.is_dir() else _file_weights(path, component, family, config)
-        _fill(module, weights, dtype=dtype, device=device, what=f"{component.replace('_', ' ')} of {path.name}")
+        fill(module, weights, dtype=dtype, device=device, what=f"{component.replace('_', ' ')} of {path.name}")
     logger.info("Loaded %s (%s) in %.1f s", info.name, family.title, time.monotonic() - started)
     return LoadedCheckpoint(
         info=info,
@@ -78,7 +77,6 @@ def load_checkpoint(path: Path, info: CheckpointInfo, *, dtype: torch.dtype, dev
         vae=cast("AutoencoderKL", modules["vae"]),
         scaling_factor=config.scaling_factor,
         latent_to_rgb=config.latent_to_rgb,
-        model_hash=short_hash(path),
         bytes_by_component={
             component: sum(weight.nbytes for weight in module.parameters()) for component, module in modules.items()
         },
@@ -122,7 +120,7 @@ def _empty_modules(config: ModelConfig, source: str) -> dict[str, nn.Module]:
     return {"text_encoder": text_encoder, "unet": unet, "vae": vae}
 
 
-def _fill(
+def fill(
     module: nn.Module, weights: Iterator[tuple[str, Tensor]], *, dtype: torch.dtype, device: torch.device, what: str
 ) -> None:
     """Gives `module` its weights, in `dtype` on `device`, and makes it ready to run; names what does not fit."""

@@ -62,5 +62,4 @@ class LoadedCheckpoint:
     vae: AutoencoderKL
     scaling_factor: float
     latent_to_rgb: LatentToRgb | None
-    model_hash: str  # the first ten hexadecimal digits of the file's SHA-256, as A1111 writes "Model hash"
     bytes_by_component: Mapping[str, int]  # "text_encoder", "text_encoder_2", "unet", "vae" → bytes

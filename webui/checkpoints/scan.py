@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from webui.checkpoints.detect import FOLDER_INDEX, identify
+from webui.checkpoints.vaes import VaeFolder, is_sidecar
 from webui.core.catalogue import BUILT_IN_UPSCALERS
 from webui.core.errors import CheckpointNotFound, UnsupportedModel, UpscalerNotFound, UserError
 from webui.core.ports import CheckpointInfo
@@ -59,6 +60,7 @@ class CheckpointFolder:
         self._preferred = preferred
         self._lock = threading.Lock()
         self._known: dict[tuple[Path, int, int], CheckpointInfo | str] = {}
+        self._vaes = VaeFolder(models, models / CHECKPOINT_FOLDER)
 
     def checkpoints(self) -> Sequence[CheckpointInfo]:
         """All usable checkpoints, the default first, then by name."""
@@ -89,6 +91,14 @@ class CheckpointFolder:
             known = ", ".join((*BUILT_IN_UPSCALERS, *files))
             raise UpscalerNotFound(f"There is no upscaler {name!r}; choose one of {known}.")
         return files[name]
+
+    def vaes(self) -> Sequence[str]:
+        """The files in the VAE folder, then those beside checkpoints."""
+        return self._vaes.names()
+
+    def vae_path(self, choice: str, *, checkpoint: Path, preferred: str) -> Path | None:
+        """The VAE to use with the file or folder `checkpoint`, None for its own; see `VaeFolder.chosen`."""
+        return self._vaes.chosen(choice, checkpoint=checkpoint, preferred=preferred)
 
     def _usable(self) -> Iterator[CheckpointInfo]:
         return (entry.found for entry in self._scan() if isinstance(entry.found, CheckpointInfo))
@@ -172,7 +182,7 @@ def _candidates(root: Path) -> Iterator[Path]:
             continue
         folders.sort()
         for name in sorted(files):
-            if name.lower().endswith(_CHECKPOINT_SUFFIXES):
+            if name.lower().endswith(_CHECKPOINT_SUFFIXES) and not is_sidecar(name):
                 yield Path(place, name)
 
 

@@ -12,7 +12,7 @@ from webui.core.errors import UnsupportedModel
 
 PREDICTION_KEY = "modelspec.prediction_type"
 
-_VAE_SUFFIXES = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
+VAE_SUFFIXES = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
 _MAX_YAML_BYTES = 2**20
 
 
@@ -27,7 +27,7 @@ class Sidecars:
 def find_sidecars(path: Path) -> Sidecars:
     """What lies beside the checkpoint file at `path`."""
     config = path.with_suffix(".yaml")
-    vaes = (path.with_suffix(suffix) for suffix in _VAE_SUFFIXES)
+    vaes = (path.with_suffix(suffix) for suffix in VAE_SUFFIXES)
     return Sidecars(config=config if config.is_file() else None, vae=next((vae for vae in vaes if vae.is_file()), None))
 
 

@@ -39,6 +39,10 @@ class LoraNotFound(UserError):
     """No LoRA of that name lies in the models folder, or several could be meant."""
 
 
+class VaeNotFound(UserError):
+    """No VAE of that name lies in the models folder."""
+
+
 class NotAllowed(UserError):
     """The caller may not do this, such as installing an extension from another machine."""
 

@@ -34,6 +34,10 @@ class ModelCatalogue(Protocol):
         """Names of all upscalers, the built-in ones first."""
         ...
 
+    def vaes(self) -> Sequence[str]:
+        """Names of all separate VAEs."""
+        ...
+
     def checkpoint(self, name: str) -> CheckpointInfo:
         """The checkpoint of that name, the default for ""; raises `CheckpointNotFound`."""
         ...

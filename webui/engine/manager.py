@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from webui.checkpoints.hash import ModelHashes
 from webui.core.catalogue import BUILT_IN_UPSCALERS
 from webui.core.errors import AtelierError, OutOfMemory
 from webui.core.events import Event
 from webui.core.ports import Control, EngineStatus
-from webui.core.requests import DiffusionRequest, Request, Upscale
+from webui.core.requests import DiffusionRequest, Request, Txt2Img, Upscale
 
 if TYPE_CHECKING:
     from webui.checkpoints.scan import CheckpointFolder
@@ -34,16 +35,16 @@ class EngineManager:
     """Turns requests into pictures with the models of `folder`.
 
     Thread rule: one thread calls `warm_up` and `generate`, one request at a time (a lock holds others off until the
-    running generator is exhausted or closed); `status` may be called from any thread and never waits.
-    `budget_bytes` limits what loaded models may take together; None means 60 % of what is free when torch is loaded.
+    running generator is exhausted or closed); `status` may be called from any thread and never waits. `hashes` says
+    what infotexts call the models.
     """
 
     def __init__(
-        self, folder: CheckpointFolder, settings: Callable[[], Settings], *, budget_bytes: int | None = None
+        self, folder: CheckpointFolder, settings: Callable[[], Settings], hashes: ModelHashes | None = None
     ) -> None:
         self._folder = folder
         self._settings = settings
-        self._budget_bytes = budget_bytes
+        self._hashes = hashes or ModelHashes()
         self._lock = threading.Lock()
         self._workshop: Workshop | None = None
         self._status = EngineStatus(phase="warming up", detail="Loading torch and the default checkpoint.")
@@ -60,7 +61,7 @@ class EngineManager:
         with self._lock:
             try:
                 workshop = self._open_workshop()
-                with self._bench(workshop, ""):
+                with self._bench(workshop, Txt2Img()):
                     pass
             except AtelierError as error:
                 self._fail(str(error))
@@ -91,13 +92,13 @@ class EngineManager:
             # Here torch, diffusers and transformers are imported.
             from webui.engine.workshop import Workshop
 
-            self._workshop = Workshop(self._folder, budget_bytes=self._budget_bytes)
+            self._workshop = Workshop(self._folder, self._settings, self._hashes)
         return self._workshop
 
     @contextmanager
-    def _bench(self, workshop: Workshop, checkpoint: str) -> Iterator[Bench]:
-        """The workshop's bench for `checkpoint`; the status says what is on it."""
-        with workshop.bench(checkpoint, attention=self._settings().attention) as bench:
+    def _bench(self, workshop: Workshop, request: DiffusionRequest) -> Iterator[Bench]:
+        """The workshop's bench for `request`; the status says what is on it."""
+        with workshop.bench(request) as bench:
             self._status = EngineStatus(
                 phase="ready",
                 device=workshop.device_name,
@@ -111,7 +112,7 @@ class EngineManager:
     ) -> Iterator[Event]:
         from webui.engine.generate import generate
 
-        with self._bench(workshop, request.checkpoint) as bench:
+        with self._bench(workshop, request) as bench:
             yield from generate(request, bench, control=control, start_batch=start_batch)
 
     def _upscale(self, workshop: Workshop, request: Upscale, control: Control) -> Iterator[Event]:

@@ -1,16 +1,26 @@
-"""Where modules are while they work: moved to the device for a block, and back to where they were after it.
+"""Where modules are while they work: brought to the device for a block, as `webui.engine.plan` says, and back after it.
 
-Where everything fits, the manager loads onto the device and these moves cost nothing; where it does not, modules wait
-in main memory and only the one at work is on the device.
+Where everything fits, modules stay on the device and a block costs nothing. Where it does not, their weights wait in
+main memory and only copies go to the device, so that nothing has to be copied back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from webui.engine.plan import Need, Place, visit
+from webui.hardware.memory import free_bytes
+
+CPU = torch.device("cpu")
+# What a visitor leaves free on the device for its own work, where nobody says how much that is.
+VISITOR_WORKING_BYTES = 512 * 2**20
 
 
 def weight_of(module: nn.Module) -> Tensor:
@@ -18,15 +28,123 @@ def weight_of(module: nn.Module) -> Tensor:
     return next(module.parameters())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModulePart:
+    """A module as `webui.engine.residents` counts it; its weights are counted once, for that takes a walk."""
+
+    module: nn.Module
+    weight_bytes: int
+
+    @classmethod
+    def of(cls, module: nn.Module) -> ModulePart:
+        """The part that `module` is."""
+        return cls(module=module, weight_bytes=weight_bytes(module))
+
+    @property
+    def in_main_memory(self) -> bool:
+        """Whether its weights are there and not on a device."""
+        return weight_of(self.module).device.type == "cpu"
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """What the weights of `module` take, wherever they are."""
+    return sum(weight.nbytes for weight in module.parameters())
+
+
 @contextmanager
-def placed(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """`module`, whose weights are all in one place, on `device` inside the block."""
-    home = weight_of(module).device
-    if home == device:
+def placed(module: nn.Module, device: torch.device, *, working_bytes: int = VISITOR_WORKING_BYTES) -> Iterator[None]:
+    """`module`, whose weights are all in one place, at work on `device` inside the block.
+
+    If it waits in main memory, copies of its weights go to the device: all of them where they fit beside
+    `working_bytes`, else layer by layer. What is done to the copies is gone after the block.
+    """
+    if weight_of(module).device == device:
         yield
         return
-    module.to(device)
+    need = Need(weight_bytes=weight_bytes(module), working_bytes=working_bytes)
+    whole = visit(need, free_bytes=free_bytes(device)) is Place.VISITING
+    with copied(module, device) if whole else streamed(module, device):
+        yield
+
+
+@contextmanager
+def copied(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Copies of all weights and buffers of `module` on `device` inside the block, the originals after it."""
+    originals = _to_device(itertools.chain(module.parameters(), module.buffers()), device)
     try:
         yield
     finally:
-        module.to(home)
+        _put_back(originals)
+
+
+@contextmanager
+def streamed(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside the block, each layer of `module` has its weights on `device` only while it runs; inputs follow there."""
+    with ExitStack() as hooks:
+        for layer in module.modules():
+            if any(True for _ in _own_tensors(layer)):
+                _stream(layer, device, hooks)
+        yield
+
+
+def _stream(layer: nn.Module, device: torch.device, hooks: ExitStack) -> None:
+    originals: list[tuple[Tensor, Tensor]] = []
+
+    def arrive(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        originals.extend(_to_device(_own_tensors(layer), device))
+        return tuple(value.to(device) if isinstance(value, Tensor) else value for value in inputs)
+
+    def leave(_layer: nn.Module, _inputs: object, _output: object) -> None:
+        _put_back(originals)
+        originals.clear()
+
+    hooks.callback(layer.register_forward_pre_hook(arrive).remove)
+    hooks.callback(layer.register_forward_hook(leave, always_call=True).remove)
+
+
+def _own_tensors(layer: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(layer.parameters(recurse=False), layer.buffers(recurse=False))
+
+
+def _to_device(tensors: Iterator[Tensor], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Moves what `tensors` hold, and returns each with what it held."""
+    originals: list[tuple[Tensor, Tensor]] = []
+    try:
+        # Not in inference mode: tensors made in it may not be changed outside it.
+        with torch.inference_mode(False):
+            for tensor in tensors:
+                here = tensor.data
+                tensor.data = here.to(device, non_blocking=True)
+                originals.append((tensor, here))
+    except BaseException:  # memory ran out halfway
+        _put_back(originals)
+        raise
+    return originals
+
+
+def _put_back(originals: list[tuple[Tensor, Tensor]]) -> None:
+    for tensor, data in originals:
+        tensor.data = data
+
+
+def bytes_on_device(parts: Iterable[ModulePart]) -> int:
+    """What `parts` take outside main memory."""
+    return sum(part.weight_bytes for part in parts if not part.in_main_memory)
+
+
+def bring(parts: Mapping[str, ModulePart], places: Mapping[str, Place], device: torch.device) -> None:
+    """Moves each part to where it waits between requests: those that are kept to `device`, others to main memory."""
+    kept = {name for name, place in places.items() if place is Place.KEPT}
+    for name in sorted(parts, key=lambda name: name in kept):  # what leaves makes room for what comes
+        move(parts[name].module, device if name in kept else CPU)
+
+
+def move(module: nn.Module, device: torch.device) -> None:
+    """Moves `module` for good; if memory runs out on the way, it is wholly in main memory."""
+    if weight_of(module).device == device:
+        return
+    try:
+        module.to(device)
+    except BaseException:
+        module.to(CPU)
+        raise

@@ -2,82 +2,115 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from webui.checkpoints.hash import ModelHashes
 from webui.checkpoints.load import load_checkpoint
+from webui.checkpoints.load_vae import load_vae
 from webui.checkpoints.loaded import LoadedCheckpoint
 from webui.core.errors import UserError
+from webui.core.requests import DiffusionRequest
 from webui.engine.conditioning import PromptCache
 from webui.engine.generate import Bench
 from webui.engine.phases import Phases
-from webui.engine.residents import Resident, Residents
+from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, move
+from webui.engine.plan import Need, Place, all_kept_bytes, plan, working_bytes
+from webui.engine.residents import FixedPart, Resident, Residents
 from webui.engine.upscale import UpscalerNetwork, load_upscaler
 from webui.hardware.attention.processor import head_sizes, patched
 from webui.hardware.attention.selector import AUTOMATIC, AttentionChoice, select_attention
 from webui.hardware.device import choose_device, choose_dtype, describe
-from webui.hardware.memory import free_bytes
+from webui.hardware.memory import free_bytes, free_ram_bytes, give_back
 
 if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
     from webui.checkpoints.scan import CheckpointFolder
+    from webui.settings.schema import Settings
 
 logger = logging.getLogger(__name__)
 
-# What is left beside the weights is for activations and for everybody else.
-SHARE_FOR_WEIGHTS = 0.6
+GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A loaded checkpoint, and the widths of its attention heads, which take a walk through all modules to find."""
+    """A loaded checkpoint, its parts, and the widths of its UNet's attention heads, which take a long walk to find."""
 
     checkpoint: LoadedCheckpoint
+    parts: Mapping[str, ModulePart]
     unet_heads: frozenset[int]
-    vae_heads: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedVae:
+    """The VAE to work with: the checkpoint's own, whose `name` is "", or one from a file of its own."""
+
+    vae: AutoencoderKL
+    part: ModulePart
+    heads: frozenset[int]
+    name: str = ""
+    file: Path | None = None
+
+
+Held = Prepared | PreparedVae | UpscalerNetwork
+Kind = TypeVar("Kind", Prepared, PreparedVae, UpscalerNetwork)
 
 
 class Workshop:
     """Owned by the manager, which lets one thread in at a time.
 
-    Loaded models together take at most `budget_bytes`; None means a share of what is free on the device now.
+    Loaded models stay in main memory, and on a graphics card, within what `settings` allow or is free.
     """
 
-    def __init__(self, folder: CheckpointFolder, *, budget_bytes: int | None = None) -> None:
+    def __init__(self, folder: CheckpointFolder, settings: Callable[[], Settings], hashes: ModelHashes) -> None:
         self._folder = folder
+        self._settings = settings
+        self._hashes = hashes
         self.device = choose_device()
         self.dtype = choose_dtype(self.device)
         self.device_name = describe(self.device)
-        self._budget_bytes = int(free_bytes(self.device) * SHARE_FOR_WEIGHTS) if budget_bytes is None else budget_bytes
-        self.residents: Residents[Prepared | UpscalerNetwork] = Residents(self._budget_bytes)
+        self.residents: Residents[Held] = Residents(self._main_memory_budget, lambda: give_back(self.device))
         self._prompts = PromptCache()
         self._choose = functools.lru_cache(maxsize=32)(self._choose_attention)
 
     @contextmanager
-    def bench(self, name: str, *, attention: str) -> Iterator[Bench]:
-        """Everything for one request with checkpoint `name` ("" = the default), loaded if need be.
+    def bench(self, request: DiffusionRequest) -> Iterator[Bench]:
+        """Everything for one request, with its checkpoint ("" = the default) loaded if need be.
 
-        Inside the block its networks attend by the kernel `attention`, or by the best one for "auto". Raises
-        `CheckpointNotFound`, `UnsupportedModel` or `UserError`; what was loaded before is then still there.
+        Inside the block its networks attend by the kernel that the settings name, or by the best one for "auto".
+        Raises `CheckpointNotFound`, `UnsupportedModel` or `UserError`; what was loaded before is then still there.
         """
         phases = Phases()
         with phases("load"):
-            prepared = self._checkpoint(name)
-            checkpoint = prepared.checkpoint
-            for_unet = self._choose(prepared.unet_heads, attention)
-            for_vae = self._choose_for_vae(prepared.vae_heads, attention)
+            with self.residents.turn():
+                path, prepared = self._checkpoint(request)
+                vae = self._vae(request, path, prepared)
+                self._arrange({**prepared.parts, "vae": vae.part}, request)
+                attention = self._settings().attention
+                for_unet = self._choose(prepared.unet_heads, attention)
+                for_vae = self._choose_for_vae(vae.heads, attention)
+            model_hash = self._hashes.short_hash(path)
+            vae_hash = str if vae.file is None else self._hashes.short_hash(vae.file)
+        checkpoint = dataclasses.replace(prepared.checkpoint, vae=vae.vae)
         with patched(checkpoint.unet, for_unet), patched(checkpoint.vae, for_vae):
             yield Bench(
                 checkpoint=checkpoint,
+                weights=str(_identity(path)),
+                model_hash=model_hash,
                 device=self.device,
                 attention=for_unet.name,
+                vae_name=vae.name,
+                vae_hash=vae_hash,
                 prompts=self._prompts,
                 phases=phases,
             )
@@ -86,46 +119,114 @@ class Workshop:
         """The upscaler network of that name; raises `UpscalerNotFound` or `UnsupportedModel`."""
         path = self._folder.upscaler_path(name)
 
-        def load() -> Resident[Prepared | UpscalerNetwork]:
+        def load() -> Resident[Held]:
             network = load_upscaler(path, self.device)
-            return Resident(
-                name=name, family="upscaler", component_bytes={"network": network.weight_bytes}, model=network
-            )
+            return Resident(name=name, parts={"network": FixedPart(network.weight_bytes)}, model=network)
 
-        model = self.residents.get(_identity(path), load, expected_bytes=path.stat().st_size).model
-        if not isinstance(model, UpscalerNetwork):
-            raise TypeError(f"{path} is held as {type(model).__name__}")
-        return model
+        with self.residents.turn(beside_last=True):
+            return self._get(UpscalerNetwork, _identity(path), load, expected_bytes=path.stat().st_size)
 
     def release_memory(self) -> None:
         """Gives up what is not needed at once, after memory ran out."""
         self.residents.release_others()
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(self.device)
 
-    def _checkpoint(self, name: str) -> Prepared:
-        info = self._folder.checkpoint(name)
+    # --- loading
+
+    def _get(self, kind: type[Kind], key: Hashable, load: Callable[[], Resident[Held]], *, expected_bytes: int) -> Kind:
+        model = self.residents.get(key, load, expected_bytes=expected_bytes).model
+        if not isinstance(model, kind):
+            raise TypeError(f"{key} is held as {type(model).__name__}")
+        return model
+
+    def _checkpoint(self, request: DiffusionRequest) -> tuple[Path, Prepared]:
+        """The request's checkpoint, and where it lies."""
+        info = self._folder.checkpoint(request.checkpoint)
         path = self._folder.path(info.name)
         expected = _weight_bytes(path) * (2 if self.dtype == torch.float32 else 1)  # files hold float16
-        # What does not fit on the device waits in main memory, and each part visits the device when it works.
-        home = self.device if expected <= self._budget_bytes else torch.device("cpu")
 
-        def load() -> Resident[Prepared | UpscalerNetwork]:
-            loaded = load_checkpoint(path, info, dtype=self.dtype, device=home)
-            prepared = Prepared(
-                checkpoint=loaded,
-                unet_heads=frozenset(head_sizes(loaded.unet)),
-                vae_heads=frozenset(head_sizes(loaded.vae)),
-            )
+        def load() -> Resident[Held]:
+            loaded = load_checkpoint(path, info, dtype=self.dtype, device=self._home(expected))
+            parts = _parts(loaded)
+            heads = frozenset(head_sizes(loaded.unet))
             return Resident(
-                name=info.name, family=loaded.family, component_bytes=loaded.bytes_by_component, model=prepared
+                name=info.name, parts=parts, model=Prepared(checkpoint=loaded, parts=parts, unet_heads=heads)
             )
 
-        model = self.residents.get(_identity(path), load, expected_bytes=expected).model
-        if not isinstance(model, Prepared):
-            raise TypeError(f"{path} is held as {type(model).__name__}")
-        return model
+        return path, self._get(Prepared, _identity(path), load, expected_bytes=expected)
+
+    def _vae(self, request: DiffusionRequest, checkpoint_path: Path, prepared: Prepared) -> PreparedVae:
+        """The VAE that request and settings choose for the checkpoint."""
+        own = prepared.checkpoint.vae
+        path = self._folder.vae_path(request.vae, checkpoint=checkpoint_path, preferred=self._settings().vae)
+        if path is None:
+            return PreparedVae(vae=own, part=prepared.parts["vae"], heads=frozenset(head_sizes(own)))
+
+        def load() -> Resident[Held]:
+            vae = load_vae(path, prepared.checkpoint, dtype=self.dtype, device=self._home(path.stat().st_size))
+            part = ModulePart.of(vae)
+            loaded = PreparedVae(vae=vae, part=part, heads=frozenset(head_sizes(vae)), name=path.name, file=path)
+            return Resident(name=path.name, parts={"vae": part}, model=loaded)
+
+        # Checkpoints of one architecture share the module; one that does not fit another is loaded, and refused, anew.
+        key = (*_identity(path), prepared.checkpoint.family, str(own.config["block_out_channels"]))
+        return self._get(PreparedVae, key, load, expected_bytes=path.stat().st_size)
+
+    def _main_memory_budget(self) -> int:
+        """What loaded models may take of main memory: the setting, or half of what would be free without them."""
+        allowed = self._settings().model_memory_gib
+        if allowed:
+            return int(allowed * GIB)
+        return (free_ram_bytes() + self.residents.bytes_in_main_memory()) // 2
+
+    # --- the graphics card; on the CPU there is only one memory, and nothing moves
+
+    def _free_on_device(self) -> int:
+        """What models and their work may still take there: what is free, within the setting."""
+        held = sum(bytes_on_device(_module_parts(resident)) for resident in self.residents.all())
+        allowed = self._settings().video_memory_gib
+        free = free_bytes(self.device)
+        return min(free, int(allowed * GIB) - held) if allowed else free
+
+    def _home(self, expected_bytes: int) -> torch.device:
+        """Where to load weights of that size to: the device, if it has room for them or can make it."""
+        if self.device == CPU:
+            return CPU
+        self._make_room(expected_bytes)
+        return self.device if expected_bytes <= self._free_on_device() else CPU
+
+    def _arrange(self, parts: Mapping[str, ModulePart], request: DiffusionRequest) -> None:
+        """Keeps on the device what fits there of `parts`, at the size of `request`; others make room."""
+        if self.device == CPU:
+            return
+        pixels = request.width * request.height
+        needs = {
+            name: Need(
+                weight_bytes=part.weight_bytes,
+                working_bytes=working_bytes(name, pixels=pixels, batch_size=request.batch_size),
+            )
+            for name, part in parts.items()
+        }
+        own = parts.values()
+        self._make_room(all_kept_bytes(needs) - bytes_on_device(own), keep=own)
+        places = plan(needs, free_bytes=self._free_on_device() + bytes_on_device(own))
+        if any(place is not Place.KEPT for place in places.values()):
+            told = ", ".join(f"{name} {place.value}" for name, place in places.items())
+            logger.info("Not everything fits on %s: %s", self.device_name, told)
+        bring(parts, places, self.device)
+
+    def _make_room(self, wanted_bytes: int, *, keep: Iterable[ModulePart] = ()) -> None:
+        """Moves models into main memory, the least recently used first, until `wanted_bytes` are free on the device."""
+        kept = {id(part.module) for part in keep}
+        for resident in self.residents.all():
+            if self._free_on_device() >= wanted_bytes:
+                return
+            for part in _module_parts(resident):
+                if id(part.module) not in kept:
+                    move(part.module, CPU)
+            give_back(self.device)
+
+    # --- attention
 
     def _choose_attention(self, sizes: frozenset[int], wish: str) -> AttentionChoice:
         return select_attention(self.device, self.dtype, sizes, wish)
@@ -137,6 +238,17 @@ class Workshop:
         except UserError as error:
             logger.info("The VAE takes its own attention: %s", error)
             return self._choose(sizes, AUTOMATIC)
+
+
+def _parts(checkpoint: LoadedCheckpoint) -> dict[str, ModulePart]:
+    """Its components, each of which may be in another place."""
+    encoders = {f"text_encoder_{number}": each.module for number, each in enumerate(checkpoint.text_encoders, start=1)}
+    modules = {**encoders, "unet": checkpoint.unet, "vae": checkpoint.vae}
+    return {name: ModulePart.of(module) for name, module in modules.items()}
+
+
+def _module_parts(resident: Resident[Held]) -> list[ModulePart]:
+    return [part for part in resident.parts.values() if isinstance(part, ModulePart)]
 
 
 def _identity(path: Path) -> tuple[Path, int]:

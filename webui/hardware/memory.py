@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import gc
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 _MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -21,11 +27,44 @@ def free_bytes(device: torch.device) -> int:
     return free_ram_bytes()
 
 
-def free_ram_bytes(meminfo: Path = _MEMINFO) -> int:
-    """Main memory that can be had without swapping: Linux's "MemAvailable", elsewhere the installed memory's half."""
+def free_ram_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
+    """Main memory that can be had without swapping: Linux's "MemAvailable", elsewhere the installed memory's half.
+
+    In a container, no more than its limit leaves.
+    """
     if meminfo.exists():
         for line in meminfo.read_text(encoding="ascii").splitlines():
             name, _, amount = line.partition(":")
             if name == "MemAvailable":
-                return int(amount.split()[0]) * 1024
+                return min(int(amount.split()[0]) * 1024, _left_in_container(cgroup))
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _left_in_container(cgroup: Path) -> int:
+    """What the limit of a control group (version 2) leaves; files in the page cache give way, so they count as free."""
+    try:
+        limit = int((cgroup / "memory.max").read_text(encoding="ascii"))
+        used = int((cgroup / "memory.current").read_text(encoding="ascii"))
+        lines = (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):  # no container, no limit ("max"), or another kind of control group
+        return sys.maxsize
+    cached = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
+    return max(0, limit - used + cached)
+
+
+def give_back(device: torch.device) -> None:
+    """Returns what dropped modules took to the system, which allocators would otherwise keep for later."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """Glibc's malloc_trim, None with another C library."""
+    if sys.platform != "linux":
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy
 from sqlalchemy.exc import OperationalError
 
-from webui.core.errors import ResourceError, UpscalerNotFound
+from webui.core.catalogue import VAE_AUTOMATIC, VAE_OWN
+from webui.core.errors import ResourceError, UpscalerNotFound, VaeNotFound
 from webui.core.ports import Engine, JobHooks, ModelCatalogue
 from webui.core.requests import Request, Upscale
 from webui.core.validation import validate, with_seed
@@ -103,7 +104,8 @@ class Jobs:
         """Checks and queues the request; returns the job's id.
 
         Settles what was left open (seed -1, checkpoint ""), so that the stored request names what ran. Raises
-        `InvalidRequest`, `CheckpointNotFound` or `UpscalerNotFound`, and `ResourceError` when it cannot be stored.
+        `InvalidRequest`, `CheckpointNotFound`, `VaeNotFound` or `UpscalerNotFound`, and `ResourceError` when it cannot
+        be stored.
         """
         validate(request)
         settled = with_seed(self._with_model(request))
@@ -171,6 +173,9 @@ class Jobs:
                     f"The upscaler {request.upscaler!r} is not there; choose one of {', '.join(known)}."
                 )
             return request
+        if request.vae not in (VAE_AUTOMATIC, VAE_OWN) and request.vae not in (vaes := self._catalogue.vaes()):
+            known = ", ".join((VAE_AUTOMATIC, VAE_OWN, *vaes))
+            raise VaeNotFound(f"The VAE {request.vae!r} is not there; choose one of {known}.")
         chosen = self._catalogue.checkpoint(request.checkpoint or self._settings().checkpoint)
         return dataclasses.replace(request, checkpoint=chosen.name)
 

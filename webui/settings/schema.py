@@ -32,6 +32,17 @@ class Settings(BaseModel):
     attention: str = Field(
         default="auto", min_length=1, description="The attention kernel; auto takes the fastest that works."
     )
+    vae: str = Field(
+        default="",
+        description="The VAE for checkpoints that have none of their own name beside them; empty for their own.",
+    )
+    # 0 stands for what is measured: half of the free main memory, all of the graphics card's.
+    model_memory_gib: float = Field(
+        default=0, ge=0, description="Main memory that loaded models may take, in GiB; 0 for half of what is free."
+    )
+    video_memory_gib: float = Field(
+        default=0, ge=0, description="Video memory that models and their work may take, in GiB; 0 for what is free."
+    )
     previews: bool = Field(default=True, description="Show the forming picture.")
     previews_per_second: float = Field(
         default=4, gt=0, le=30, description="How often the forming picture is shown at most."

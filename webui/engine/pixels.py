@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,15 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from webui.core.errors import UnreadableImage
+from webui.core.errors import UnreadableImage, UserError
 from webui.engine.placement import weight_of
+
+logger = logging.getLogger(__name__)
+
+OVERFLOW = (
+    "The VAE made numbers that are not finite (NaN) in half precision, so it now works in full precision: slower, with"
+    " twice the memory. A VAE made for half precision avoids that."
+)
 
 
 def read_image(data: bytes, what: str) -> Image.Image:
@@ -46,17 +55,48 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in scaled.permute(0, 2, 3, 1).cpu().numpy()]
 
 
-def encode(vae: Any, pixels: Tensor, scaling_factor: float) -> Tensor:
-    """(N, 3, h, w) in -1…1 → scaled float32 latents (N, 4, h/8, w/8): the mean of `vae`'s posterior."""
-    weight = weight_of(vae)
-    mean = vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist.mean
-    return mean.float() * scaling_factor
+def encode(vae: Any, pixels: Tensor, scaling_factor: float, *, say: Callable[[str], None] = logger.warning) -> Tensor:
+    """(N, 3, h, w) in -1…1 → scaled float32 latents (N, 4, h/8, w/8): the mean of `vae`'s posterior.
+
+    Overflow is met as in `decode`.
+    """
+
+    def run() -> Tensor:
+        weight = weight_of(vae)
+        return vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist.mean.float()
+
+    return _finite(run, vae, say) * scaling_factor
 
 
-def decode(vae: Any, latents: Tensor, scaling_factor: float) -> Tensor:
+def decode(vae: Any, latents: Tensor, scaling_factor: float, *, say: Callable[[str], None] = logger.warning) -> Tensor:
     """Scaled latents (N, 4, h, w) → pixels (N, 3, 8h, 8w), about -1…1.
 
-    One picture at a time: decoding is where memory peaks, and a batch gains nothing there.
+    One picture at a time: decoding is where memory peaks, and a batch gains nothing there. A VAE that overflows in half
+    precision, as SDXL's first one does, goes on in full precision; `say` is told, and `UserError` raised if that does
+    not help.
     """
-    scaled = (latents / scaling_factor).to(weight_of(vae).dtype)
-    return torch.cat([vae.decode(row, return_dict=False)[0] for row in scaled.split(1)])
+    scaled = latents / scaling_factor
+
+    def run() -> Tensor:
+        rows = scaled.to(weight_of(vae).dtype).split(1)
+        return torch.cat([vae.decode(row, return_dict=False)[0] for row in rows])
+
+    return _finite(run, vae, say)
+
+
+def _finite(run: Callable[[], Tensor], vae: Any, say: Callable[[str], None]) -> Tensor:
+    """What `run` makes with `vae`, in full precision where half is not enough: from then on the VAE keeps to it."""
+    made = run()
+    if torch.isfinite(made).all():
+        return made
+    if weight_of(vae).dtype != torch.float32:
+        say(OVERFLOW)
+        with torch.inference_mode(False):  # weights made in it could not be changed outside it
+            vae.float()
+        made = run()
+    if not torch.isfinite(made).all():
+        raise UserError(
+            "The VAE made numbers that are not finite (NaN), also in full precision; choose another VAE, or None for"
+            " the checkpoint's own."
+        )
+    return made

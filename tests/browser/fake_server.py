@@ -147,7 +147,7 @@ def main(root: Path, port: int, auth: str) -> None:
     for folder in (folders.models, folders.outputs, folders.data, folders.extensions, folders.page_cache):
         folder.mkdir(parents=True, exist_ok=True)
     room = bootstrap.EngineRoom(catalogue=FakeCatalogue(), engine=FakeEngine(root / "hold"))
-    bootstrap.build_engine = lambda folders, settings: room
+    bootstrap.build_engine = lambda folders, settings, database: room
     taken = take_port(options.host, port)
     with bootstrap.build(folders, options) as app:
 

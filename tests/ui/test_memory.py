@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from webui.core.errors import InvalidRequest
+from webui.core.infotext import KnownModels
 from webui.core.requests import Txt2Img
 from webui.gallery import png_bytes
 from webui.jobs.views import JobState, JobView
@@ -69,8 +70,29 @@ def test_values_and_updates_keep_the_order(form):
 
 def test_pasting_changes_what_the_text_says_and_nothing_else():
     form_holds = {"prompt": "old", "negative_prompt": "bad", "steps": 20, "width": 130, "height": 64, "seed": -1}
-    changed = pasted_values("new\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 3", form_holds)
+    text = "new\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 3"
+    changed = pasted_values("txt2img", text, form_holds, KnownModels())
     assert changed == {"prompt": "new", "negative_prompt": "", "seed": 3}
+
+
+def test_pasting_sets_the_checkpoint_the_section_more_and_what_only_the_tab_has(monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr("webui.ui.components.studio.warn", told.append)
+    text = (
+        "new\nSteps: 20, Sampler: Euler, Seed: 3, Model: other, Model hash: 0123456789, Denoising strength: 0.5, "
+        "Clip skip: 2, Eta: 0.5, VAE: gone.pt"
+    )
+    form_holds = {
+        "prompt": "old", "checkpoint": "mine", "clip_skip": 1, "sampler_options.eta": "", "noise_source": "CPU",
+        "vae": "Automatic", "denoising_strength": 0.75, "variation.strength": 0.5,
+    }  # fmt: skip
+    models = KnownModels(checkpoints={"mine": "", "theirs": "0123456789"}, vaes={})
+    assert pasted_values("img2img", text, form_holds, models) == {
+        "prompt": "new", "checkpoint": "theirs", "clip_skip": 2, "sampler_options.eta": "0.5", "noise_source": "GPU",
+        "denoising_strength": 0.5, "variation.strength": 0.0,
+    }  # fmt: skip
+    assert len(told) == 1
+    assert "VAE 'gone.pt'" in told[0]
 
 
 def test_a_mask_is_what_was_drawn():

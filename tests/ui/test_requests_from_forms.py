@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from webui.core.errors import InvalidRequest
-from webui.core.requests import Img2Img, Inpaint, InpaintArea, MaskedContent, ResizeMode, Txt2Img, Upscale
+from webui.core.requests import (
+    Emphasis,
+    Img2Img,
+    Inpaint,
+    InpaintArea,
+    MaskedContent,
+    ResizeMode,
+    Txt2Img,
+    Upscale,
+    Variation,
+)
 from webui.core.validation import validate
-from webui.ui.reading import number, whole
+from webui.ui.kinds import number, whole
+from webui.ui.more import more_fields
 from webui.ui.tabs.img2img import img2img_request
 from webui.ui.tabs.inpaint import inpaint_request
 from webui.ui.tabs.txt2img import txt2img_request
@@ -91,6 +104,49 @@ def test_unknown_choices_are_named():
     values = {**COMMON, "denoising_strength": 0.4, "resize_mode": "Fold"}
     with pytest.raises(InvalidRequest, match="Resize mode is 'Fold'"):
         img2img_request(values, b"png")
+
+
+def test_the_defaults_of_the_section_more_are_the_request_s():
+    values = {**COMMON, **{field.name: field.default for field in more_fields()}}
+    assert txt2img_request(values) == txt2img_request(COMMON)
+
+
+def test_the_section_more_has_every_field_that_the_form_does_not():
+    told = {name for field in more_fields() for name in [field.name]}
+    groups = {name.partition(".")[0] for name in told if "." in name}
+    made = Txt2Img()
+    for group in groups:
+        assert {f"{group}.{part.name}" for part in dataclasses.fields(getattr(made, group))} <= told
+    whole_names = {part.name for part in dataclasses.fields(made)} - groups
+    assert whole_names - {name for name in told if "." not in name} <= {*COMMON}
+
+
+def test_the_section_more_is_read():
+    request = txt2img_request(
+        {
+            **COMMON,
+            "variation.seed": 5,
+            "variation.strength": 0.5,
+            "sampler_options.eta": "",
+            "schedule_options.sigma_min": " 0.1",
+            "schedule_options.discard_next_to_last": True,
+            "emphasis": "No norm",
+            "refiner": None,
+        }
+    )
+    assert request.variation == Variation(seed=5, strength=0.5)
+    assert request.sampler_options.eta is None
+    assert (request.schedule_options.sigma_min, request.schedule_options.discard_next_to_last) == (0.1, True)
+    assert request.emphasis is Emphasis.NO_NORM
+    assert request.refiner == ""
+    for field, value, words in (
+        ("sampler_options.s_noise", None, "Sigma noise is empty"),
+        ("sampler_options.eta", "half", "Eta is 'half'"),
+        ("clip_skip", 1.5, "Clip skip is 1.5"),
+        ("noise_source", "TPU", "Noise drawn on is 'TPU'"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            txt2img_request({**COMMON, field: value})
 
 
 def test_numbers():

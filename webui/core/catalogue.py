@@ -20,12 +20,8 @@ SCHEDULE_TYPES = (
 )
 # fmt: on
 
-# Other spellings of those names, in lower case: as programs and old infotexts write them.
-SAMPLER_ALIASES: Mapping[str, str] = MappingProxyType({
-    "euler ancestral": "Euler a", "dpm++ 2s ancestral": "DPM++ 2S a", "dpm2 ancestral": "DPM2 a",
-    "dpm++ 2m sde heun karras": "DPM++ 2M SDE Heun",
-})
-SCHEDULE_ALIASES: Mapping[str, str] = MappingProxyType({"sgmuniform": "SGM Uniform", "kloptimal": "KL Optimal"})
+# Schedule types that A1111 once wrote as the end of a sampler's name ("DPM++ 2M Karras").
+_JOINED_SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
 
 BUILT_IN_UPSCALERS = ("Lanczos", "Nearest")
 
@@ -45,3 +41,34 @@ MASK_BLUR_RANGE = (0, 64)
 PADDING_RANGE = (0, 256)
 SCALE_RANGE = (1.0, 8.0)
 MAX_SEED = 2**32 - 1
+
+ETA_RANGE = (0.0, 1.0)
+S_CHURN_RANGE = (0.0, 100.0)
+S_TMIN_RANGE = (0.0, 10.0)
+S_TMAX_RANGE = (0.0, 999.0)
+S_NOISE_RANGE = (0.0, 2.0)
+UNIPC_ORDER_RANGE = (1, 6)
+SIGMA_RANGE = (0.001, 5000.0)
+RHO_RANGE = (0.0, 100.0)
+BETA_RANGE = (0.01, 10.0)
+CFG_RESCALE_RANGE = (0.0, 1.0)
+SKIP_EARLY_RANGE = (0.0, 1.0)
+SKIP_NEGATIVE_BELOW_RANGE = (0.0, 15.0)
+IMAGE_CFG_SCALE_RANGE = (0.0, 10.0)
+
+
+def sampler_and_schedule(name: str) -> tuple[str, str]:
+    """A sampler's name as any A1111 wrote it, taken apart: the sampler and the schedule type it is run with.
+
+    "DPM++ 2M" is ("DPM++ 2M", "Automatic"), the old "DPM++ 2M Karras" is ("DPM++ 2M", "Karras"). Known samplers come in
+    this module's spelling, whatever theirs; an unknown name comes back as it is, less the schedule type.
+    """
+    known = {sampler.casefold(): sampler for sampler in SAMPLERS}
+    name = name.strip()
+    if name.casefold() in known:
+        return known[name.casefold()], "Automatic"
+    for schedule in _JOINED_SCHEDULES:
+        if name.casefold().endswith(f" {schedule.casefold()}"):
+            sampler = name[: -len(schedule)].rstrip()
+            return known.get(sampler.casefold(), sampler), schedule
+    return name, "Automatic"

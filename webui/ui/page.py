@@ -20,6 +20,7 @@ from webui.core.errors import CheckpointNotFound
 from webui.core.geometry import Size
 from webui.core.ports import ModelCatalogue
 from webui.ui import memory
+from webui.ui.components.more import keep_menus_fresh
 from webui.ui.components.status_line import status_line
 from webui.ui.components.studio import Header, Studio
 from webui.ui.services import Services
@@ -78,6 +79,8 @@ def build_page(services: Services) -> gr.Blocks:
         studios = {"txt2img": txt2img, "img2img": img2img, "inpaint": inpaint, "upscale": upscale}
         wire_sending(services, studios, info, tabs)
         _follow_checkpoint(services, header, studios)
+        for studio in (txt2img, img2img, inpaint):
+            keep_menus_fresh(page, studio.form, services.catalogue, header.refresh)
         _remember_tab(page, tabs, [first, second, third, fourth, fifth, sixth, *added, seventh, eighth], timer)
     return page
 
@@ -132,7 +135,13 @@ def _build_header(page: gr.Blocks, services: Services) -> Header:
     page.load(guarded(watch_engine), outputs=[status], show_progress="hidden", concurrency_limit=None)
     refresh.click(guarded(renew), inputs=[checkpoint], outputs=[checkpoint], show_progress="hidden", preprocess=False)
     checkpoint.input(fn=None, js="(name) => name", inputs=[checkpoint], outputs=[stored])
-    return Header(checkpoint=checkpoint, status=status, native_size=native_size(services.catalogue, chosen or ""))
+    return Header(
+        checkpoint=checkpoint,
+        remembered=stored,
+        refresh=refresh,
+        status=status,
+        native_size=native_size(services.catalogue, chosen or ""),
+    )
 
 
 def _checkpoints(services: Services, wanted: object) -> tuple[list[str], str | None]:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from webui.ui import pictures
 from webui.ui.components.job_panel import ResultPanel, shown_image
-from webui.ui.components.studio import Studio, pasted_values
+from webui.ui.components.studio import Studio, keep_checkpoint, known_models, pasted_values
 from webui.ui.services import Services
 from webui.ui.tabs.pnginfo import PngInfo
 from webui.ui.toasts import guarded, inform
@@ -21,7 +21,7 @@ def wire_sending(services: Services, studios: Mapping[str, Studio], info: PngInf
         for target, button in source.result.sends.items():
             _send_picture(services, source.result, target, studios[target], button, tabs)
     for target, button in info.sends.items():
-        _send_infotext(info, target, studios[target], button, tabs)
+        _send_infotext(services, info, target, studios[target], button, tabs)
 
 
 def _send_picture(
@@ -29,7 +29,7 @@ def _send_picture(
 ) -> None:
     form = studio.form
     takes_prompt = "prompt" in form.fields
-    fields = form.components if takes_prompt else []
+    fields = [studio.header.checkpoint, *form.components] if takes_prompt else []
 
     def send(shown: object, *values: Any) -> list[Any]:
         image = shown_image(services.jobs, shown)
@@ -38,7 +38,7 @@ def _send_picture(
             return [gr.skip()] * (2 + len(fields))
         copy = pictures.shown(image.path)
         picture = pictures.editor_value(copy) if isinstance(studio.picture, gr.ImageEditor) else copy
-        updates = form.updates(pasted_values(image.infotext, form.values(values))) if takes_prompt else []
+        updates = _pasted(services, studio, image.infotext, values) if takes_prompt else []
         return [gr.Tabs(selected=target), picture, *updates]
 
     button.click(
@@ -47,22 +47,31 @@ def _send_picture(
         outputs=[tabs, studio.started_from, *fields],
         show_progress="hidden",
         preprocess=False,
-    )
+    ).then(**keep_checkpoint(studio.header))
 
 
-def _send_infotext(info: PngInfo, target: str, studio: Studio, button: gr.Button, tabs: gr.Tabs) -> None:
-    form = studio.form
+def _send_infotext(
+    services: Services, info: PngInfo, target: str, studio: Studio, button: gr.Button, tabs: gr.Tabs
+) -> None:
+    fields = [studio.header.checkpoint, *studio.form.components]
 
     def send(infotext: str, *values: Any) -> list[Any]:
         if not infotext:
             inform("There are no parameters to send; drop a picture that carries some.")
-            return [gr.skip()] * (1 + len(form.fields))
-        return [gr.Tabs(selected=target), *form.updates(pasted_values(infotext, form.values(values)))]
+            return [gr.skip()] * (1 + len(fields))
+        return [gr.Tabs(selected=target), *_pasted(services, studio, infotext, values)]
 
     button.click(
         guarded(send),
-        inputs=[info.infotext, *form.components],
-        outputs=[tabs, *form.components],
+        inputs=[info.infotext, *fields],
+        outputs=[tabs, *fields],
         show_progress="hidden",
         preprocess=False,
-    )
+    ).then(**keep_checkpoint(studio.header))
+
+
+def _pasted(services: Services, studio: Studio, infotext: str, values: tuple[Any, ...]) -> list[Any]:
+    """What the checkpoint's menu and the form, which hold `values`, become."""
+    held = {"checkpoint": values[0], **studio.form.values(values[1:])}
+    changes = pasted_values(studio.form.tab, infotext, held, known_models(services))
+    return [changes.get("checkpoint", gr.skip()), *studio.form.updates(changes)]

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from webui.core import catalogue
 from webui.core.geometry import Size
 
 NEGATIVE_MARKER = "Negative prompt:"
@@ -34,9 +35,6 @@ _FIRST_KEYS = (
 )
 # fmt: on
 _LAST_KEYS = ("Version", "User")
-
-# Schedule types that A1111 once wrote as the end of the sampler's name.
-_JOINED_SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
 
 _KEY = re.compile(r"\w[\w /-]*[\w/-]")
 _NOT_KEY = re.compile(r"[^\w /-]")
@@ -63,12 +61,10 @@ class Infotext:
         what A1111 means by leaving it out.
         """
         sampler, schedule = self.pairs.get("Sampler", ""), self.pairs.get("Schedule type", "")
-        if not sampler or schedule not in ("", "Automatic"):
-            return sampler, schedule
-        for joined in _JOINED_SCHEDULES:
-            if sampler.casefold().endswith(f" {joined.casefold()}"):
-                return sampler[: -len(joined)].rstrip(), joined
-        return sampler, "Automatic"
+        if not sampler:
+            return "", schedule
+        sampler, joined = catalogue.sampler_and_schedule(sampler)
+        return sampler, schedule if schedule not in ("", "Automatic") else joined
 
     def size(self, key: str = "Size") -> Size | None:
         """The pair `key` as a size in pixels; None where it is missing or not of the form "512x768"."""

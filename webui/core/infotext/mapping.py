@@ -6,11 +6,11 @@ model files, the picture's own seeds) is told in `writing` and `pasting`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from webui.core.fields import get_field
 from webui.core.geometry import Size
 from webui.core.infotext.grammar import read_decimal, read_size, read_whole, short_number
 from webui.core.requests import (
@@ -92,23 +92,6 @@ def _pair(key: str, field: str, kind: Kind, **options: Any) -> Pair:
 def _optional(key: str, field: str, kind: Kind, **options: Any) -> Pair:
     """A pair that is left out for the request's own default."""
     return _pair(key, field, kind, absent=get_field(Txt2Img(), field), **options)
-
-
-def get_field(request: DiffusionRequest, name: str) -> Any:
-    """The value under a dotted name, such as "sampler_options.eta"."""
-    value: Any = request
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def replaced(request: DiffusionRequest, changes: Mapping[str, Any]) -> Any:
-    """`request` with the fields of dotted names in `changes` replaced."""
-    whole = {name: value for name, value in changes.items() if "." not in name}
-    for group in {name.partition(".")[0] for name in changes if "." in name}:
-        inner = {name.partition(".")[2]: value for name, value in changes.items() if name.startswith(f"{group}.")}
-        whole[group] = dataclasses.replace(getattr(request, group), **inner)
-    return dataclasses.replace(request, **whole)
 
 
 def pairs_of(request: DiffusionRequest, sampler: str) -> Iterator[Pair]:

@@ -10,8 +10,9 @@ from typing import Any, Generic, TypeVar
 
 from webui.core import catalogue
 from webui.core.errors import InvalidRequest
+from webui.core.fields import replaced
 from webui.core.infotext.grammar import Infotext
-from webui.core.infotext.mapping import ALWAYS, SIZE, Pair, pairs_of, replaced
+from webui.core.infotext.mapping import ALWAYS, SIZE, Pair, pairs_of
 from webui.core.requests import Img2Img, Inpaint, Txt2Img
 from webui.core.validation import validate
 
@@ -21,7 +22,6 @@ Request = TypeVar("Request", Txt2Img, Img2Img, Inpaint)
 _NAME_AND_HASH = re.compile(r"(.*?)(?: \[([0-9a-fA-F]{4,64})\])?", re.DOTALL)
 _LORA_TAG = re.compile(r"<(lora|lyco):([^:<>]+)", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.(safetensors|ckpt|pt|pth|bin)$", re.IGNORECASE)
-_AUTOMATIC_VAES = ("Automatic", "None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +57,8 @@ def infotext_to_request(info: Infotext, base: Request, models: KnownModels | Non
     paste.take({"prompt": info.prompt, "negative_prompt": info.negative_prompt})
     if info.pairs:
         sampler, schedule = info.sampling
-        paste.name("sampler", sampler, "sampler", catalogue.SAMPLERS)
-        paste.name("schedule type", schedule, "schedule_type", catalogue.SCHEDULE_TYPES)
+        paste.name("sampler", sampler, catalogue.SAMPLERS)
+        paste.name("schedule_type", schedule, catalogue.SCHEDULE_TYPES)
         for pair in pairs_of(base, paste.changes.get("sampler", base.sampler)):
             paste.pair(pair)
         paste.models(models or KnownModels())
@@ -97,13 +97,14 @@ class _Paste:
         if refused:
             self._left_out(f"{pair.key} {text[:40]!r}", refused)
 
-    def name(self, what: str, name: str, field_name: str, known: tuple[str, ...]) -> None:
+    def name(self, field_name: str, name: str, known: tuple[str, ...]) -> None:
         """Takes over a name of the catalogue, in any case; names the nearest for one it does not have."""
         found = next((choice for choice in known if choice.casefold() == name.casefold()), None)
         if found is not None:
             self.take({field_name: found})
         elif name:
-            self._left_out(f"The {what} {name[:80]!r}", f"Atelier does not have it. {_nearest(name, known)}".rstrip())
+            what = f"The {field_name.replace('_', ' ')} {name[:80]!r}"
+            self._left_out(what, f"Atelier does not have it. {_nearest(name, known)}".rstrip())
 
     def models(self, models: KnownModels) -> None:
         pairs = self.info.pairs
@@ -111,8 +112,8 @@ class _Paste:
             self._file("checkpoint", "Model", pairs.get("Model hash", ""), "checkpoint", models.checkpoints)
             self._file("refiner", "Refiner", "", "refiner", models.checkpoints, absent="")
         if models.vaes is not None:
-            vaes = {**dict.fromkeys(_AUTOMATIC_VAES, ""), **models.vaes}
-            self._file("VAE", "VAE", pairs.get("VAE hash", ""), "vae", vaes, absent="Automatic")
+            vaes = {**dict.fromkeys((catalogue.VAE_AUTOMATIC, catalogue.VAE_OWN), ""), **models.vaes}
+            self._file("VAE", "VAE", pairs.get("VAE hash", ""), "vae", vaes, absent=catalogue.VAE_AUTOMATIC)
         if models.loras is not None:
             self._loras(models.loras)
         if models.embeddings is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import webui
+from webui.core import catalogue
 from webui.core.infotext.grammar import write_infotext
 from webui.core.infotext.mapping import written
 from webui.core.requests import DiffusionRequest
@@ -25,7 +26,7 @@ def format_infotext(
         **written(request),
         "Model hash": model_hash,
         "Model": model,
-        "VAE": "" if request.vae == "Automatic" else request.vae,
+        "VAE": "" if request.vae == catalogue.VAE_AUTOMATIC else request.vae,
         "Refiner": request.refiner,
         "Version": f"Atelier {webui.__version__}",
         **(extra or {}),

@@ -17,6 +17,17 @@
     tabIsRestored() {
       restored.add("tabs");
     },
+    // The line below the section More: which of its fields differ from the defaults, and to what.
+    whatDiffers(labels, defaults, values) {
+      const shown = (value) => (typeof value === "boolean" ? (value ? "on" : "off") : String(value ?? ""));
+      const item = (label, value) => {
+        const made = document.createElement("span");
+        made.textContent = `${label.replace(/ \(.*/, "")} ${shown(value)}`;
+        return made.outerHTML;
+      };
+      const differs = (index) => (values[index] ?? null) !== defaults[index];
+      return labels.flatMap((label, index) => (differs(index) ? [item(label, values[index])] : [])).join("");
+    },
   };
 
   const visible = (selector) => [...document.querySelectorAll(selector)].find((found) => found.offsetParent !== null);

@@ -117,17 +117,18 @@ def add_settings(form: Form, size: Size) -> SettingButtons:
         form.slider("cfg_scale", labels["cfg_scale"], _DEFAULTS.cfg_scale, catalogue.CFG_SCALE_RANGE, 0.5)
     with gr.Row(elem_classes="fields size-fields"):
         form.number("width", labels["width"], size.width, step=catalogue.DIMENSION_STEP)
-        swap = _tool("Swap width and height", f"{form.tab}_res_switch_btn", "swap-size")
+        swap = tool_button("Swap width and height", f"{form.tab}_res_switch_btn", "swap-size")
         form.number("height", labels["height"], size.height, step=catalogue.DIMENSION_STEP)
         form.number("batch_count", labels["batch_count"], _DEFAULTS.batch_count)
         form.number("batch_size", labels["batch_size"], _DEFAULTS.batch_size)
     with gr.Row(elem_classes="fields seed-fields"):
         form.number("seed", "Seed (-1 picks one)", _DEFAULTS.seed, min_width=140)
-        dice = _tool("Random seed", f"{form.tab}_random_seed", "random-seed")
-        reuse = _tool("Reuse the last seed", f"{form.tab}_reuse_seed", "reuse-seed")
+        dice = tool_button("Random seed", f"{form.tab}_random_seed", "random-seed")
+        reuse = tool_button("Reuse the last seed", f"{form.tab}_reuse_seed", "reuse-seed")
     return SettingButtons(swap=swap, dice=dice, reuse=reuse)
 
 
-def _tool(words: str, elem_id: str, kind: str) -> gr.Button:
+def tool_button(words: str, elem_id: str, kind: str) -> gr.Button:
+    """A small button with a sign; `kind` says which."""
     # assets/atelier.css shows a sign in place of the words, which stay for screen readers.
     return gr.Button(words, elem_id=elem_id, elem_classes=["tool", kind], size="sm", scale=0, min_width=44)

@@ -5,16 +5,17 @@ On a phone the three parts stand below each other, with the picture between the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
+from webui.core.fields import get_field, replaced
 from webui.core.geometry import Size
-from webui.core.infotext import infotext_to_request, parse_infotext
-from webui.core.requests import Txt2Img
+from webui.core.infotext import KnownModels, infotext_to_request, parse_infotext
+from webui.core.requests import Img2Img, Inpaint, Txt2Img
 from webui.ui.components.form import Form, SettingButtons, add_prompts, add_settings
 from webui.ui.components.job_panel import (
     ResultPanel,
@@ -23,16 +24,21 @@ from webui.ui.components.job_panel import (
     add_run_buttons,
     shown_image,
 )
-from webui.ui.reading import GENERATION_LABELS
+from webui.ui.components.more import More, add_more
+from webui.ui.more import shown_value
 from webui.ui.services import Services
 from webui.ui.toasts import guarded, inform, warn
+
+_BASES = {"txt2img": Txt2Img(), "img2img": Img2Img(init_image=b""), "inpaint": Inpaint(init_image=b"", mask=b"")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What stands above the tabs and every tab needs."""
+    """What stands above the tabs and every tab needs; `remembered` is the checkpoint that a reload brings back."""
 
     checkpoint: gr.Dropdown
+    remembered: gr.BrowserState
+    refresh: gr.Button
     status: gr.HTML
     native_size: Size
 
@@ -41,6 +47,7 @@ class Header:
 class Studio:
     """A built tab: its form, its buttons, where its job shows, and the picture it starts from (None in txt2img)."""
 
+    header: Header
     form: Form
     run: RunButtons
     result: ResultPanel
@@ -75,24 +82,32 @@ def build_studio(
             if extra is not None:
                 extra(form)
             buttons = add_settings(form, header.native_size)
+            more = add_more(form, services.catalogue)
             read = gr.Button(
                 "Read parameters from the prompt", size="sm", elem_id=f"{tab}_paste", elem_classes="read-parameters"
             )
-    _wire_buttons(services, form, buttons, result)
+    _wire_buttons(services, form, buttons, more, result)
+
+    def read_parameters(checkpoint: Any, *values: Any) -> list[Any]:
+        changes = read_prompt(form, {**form.values(values), "checkpoint": checkpoint}, known_models(services))
+        return [changes.get("checkpoint", gr.skip()), *form.updates(changes)]
+
     read.click(
-        guarded(lambda *values: form.updates(read_prompt(form.values(values)))),
-        inputs=form.components,
-        outputs=form.components,
+        guarded(read_parameters),
+        inputs=[header.checkpoint, *form.components],
+        outputs=[header.checkpoint, *form.components],
         show_progress="hidden",
         preprocess=False,
-    )
-    return Studio(form=form, run=run, result=result, picture=start)
+    ).then(**keep_checkpoint(header))
+    return Studio(header=header, form=form, run=run, result=result, picture=start)
 
 
-def _wire_buttons(services: Services, form: Form, buttons: SettingButtons, result: ResultPanel) -> None:
+def _wire_buttons(services: Services, form: Form, buttons: SettingButtons, more: More, result: ResultPanel) -> None:
     size = [form.fields["width"], form.fields["height"]]
     buttons.swap.click(fn=None, js="(width, height) => [height, width]", inputs=size, outputs=size)
     buttons.dice.click(fn=None, js="() => -1", outputs=[form.fields["seed"]])
+
+    more.dice.click(fn=None, js="() => -1", outputs=[form.fields["variation.seed"]])
 
     def last_seed(shown: object) -> Any:
         image = shown_image(services.jobs, shown)
@@ -101,26 +116,57 @@ def _wire_buttons(services: Services, form: Form, buttons: SettingButtons, resul
             return gr.skip()
         return image.seed
 
+    def last_variation(shown: object) -> Any:
+        image = shown_image(services.jobs, shown)
+        seed = None if image is None else parse_infotext(image.infotext).pairs.get("Variation seed")
+        if seed is None:
+            inform("There is no picture with a variation whose seed could be used again.")
+            return gr.skip()
+        return int(seed)
+
+    more.reuse.click(
+        guarded(last_variation),
+        inputs=[result.shown],
+        outputs=[form.fields["variation.seed"]],
+        show_progress="hidden",
+    )
+
     buttons.reuse.click(
         guarded(last_seed), inputs=[result.shown], outputs=[form.fields["seed"]], show_progress="hidden"
     )
 
 
-def read_prompt(values: dict[str, Any]) -> dict[str, Any]:
+def known_models(services: Services) -> KnownModels:
+    """The models that a pasted text may name."""
+    models = services.catalogue
+    return KnownModels(
+        checkpoints={info.name: "" for info in models.checkpoints()}, vaes=dict.fromkeys(models.vaes(), "")
+    )
+
+
+def keep_checkpoint(header: Header) -> dict[str, Any]:
+    """What an event does after it may have changed the checkpoint: the browser remembers which it is."""
+    return {"fn": None, "js": "(name) => name", "inputs": [header.checkpoint], "outputs": [header.remembered]}
+
+
+def read_prompt(form: Form, values: Mapping[str, Any], models: KnownModels) -> dict[str, Any]:
     """What changes in a form when the infotext in its prompt is read; says so where there is none."""
     found = str(values.get("prompt") or "")
     if not parse_infotext(found).pairs:
         inform("There are no parameters in the prompt; paste a picture's parameters there first.")
         return {}
-    return pasted_values(found, values)
+    return pasted_values(form.tab, found, values, models)
 
 
-def pasted_values(infotext: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The fields that `infotext` changes in a form that holds `values`; what it names in vain is shown as a toast."""
+def pasted_values(tab: str, infotext: str, values: Mapping[str, Any], models: KnownModels) -> dict[str, Any]:
+    """The fields that `infotext` changes in the form of `tab` that holds `values`, "checkpoint" among them.
+
+    What the text names in vain is shown as a toast.
+    """
     # A request is a plain record: it may hold whatever the form does, and only what the text changes is looked at.
-    base = Txt2Img(**{name: values[name] for name in GENERATION_LABELS if name in values})
-    pasted = infotext_to_request(parse_infotext(infotext), base)
+    base = _BASES[tab]
+    pasted = infotext_to_request(parse_infotext(infotext), replaced(base, values), models)
     for sentence in pasted.warnings:
         warn(sentence)
-    changed = {name: getattr(pasted.request, name) for name in GENERATION_LABELS if name in values}
+    changed = {name: shown_value(name, get_field(pasted.request, name)) for name in values}
     return {name: value for name, value in changed.items() if value != values[name]}

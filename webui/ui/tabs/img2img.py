@@ -12,7 +12,8 @@ from webui.ui import memory, pictures
 from webui.ui.components.form import Form
 from webui.ui.components.job_panel import restore_picture, wire_job_panel
 from webui.ui.components.studio import Header, Studio, build_studio
-from webui.ui.reading import FormValues, generation_fields, number
+from webui.ui.kinds import number
+from webui.ui.reading import FormValues, generation_fields
 from webui.ui.services import Services
 
 

@@ -11,7 +11,8 @@ from webui.ui import memory, pictures
 from webui.ui.components.form import Form
 from webui.ui.components.job_panel import restore_picture, wire_job_panel
 from webui.ui.components.studio import Header, Studio, build_studio
-from webui.ui.reading import FormValues, generation_fields, number, whole
+from webui.ui.kinds import number, whole
+from webui.ui.reading import FormValues, generation_fields
 from webui.ui.services import Services
 from webui.ui.tabs.img2img import add_img2img_fields, choice
 

@@ -9,7 +9,7 @@ from gradio.components import Component
 
 from webui.extensions.access import require_local
 from webui.extensions.hookspecs import ExtensionSetting
-from webui.ui.reading import number
+from webui.ui.kinds import number
 from webui.ui.services import Services
 from webui.ui.tabs.extensions import client_host
 from webui.ui.toasts import guarded, inform

@@ -1,0 +1,194 @@
+"""The fields of the section "More": what they are called, how they are shown and read. Pure; `components.more` shows.
+
+Names are those of the request's fields, dotted inside a group; what a form leaves out has the request's own default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from webui.core import catalogue
+from webui.core.errors import InvalidRequest
+from webui.core.fields import get_field, whole_fields
+from webui.core.infotext.grammar import read_decimal, short_number
+from webui.core.requests import Choice, Emphasis, NoiseSource, Txt2Img
+from webui.ui.kinds import number, text, whole
+
+
+class Control(Enum):
+    """How a field is shown, and so what may come from it."""
+
+    SLIDER = "slider"
+    NUMBER = "number"
+    WHOLE = "whole number"
+    OPTIONAL = "number or nothing"
+    MENU = "menu"
+    CHECK = "check"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoreField:
+    """One field; `element` is the end of its element id, `limits` and `step` are for sliders, `choices` for menus.
+
+    `placeholder` stands in an empty field. Menus of models get their choices from the page.
+    """
+
+    name: str
+    label: str
+    control: Control
+    element: str
+    limits: tuple[float, float] = (0.0, 1.0)
+    step: float = 0.01
+    choices: tuple[str, ...] = ()
+    placeholder: str = ""
+
+    @property
+    def default(self) -> Any:
+        """The value that a fresh form shows."""
+        return self.shown(get_field(Txt2Img(), self.name))
+
+    def shown(self, value: Any) -> Any:
+        """A request's `value` as the field shows it: gradio's number field knows no emptiness, so text stands in."""
+        if self.control is Control.OPTIONAL:
+            return "" if value is None else short_number(value)
+        return value.value if isinstance(value, Choice) else value
+
+    def read(self, value: object) -> Any:
+        """`value` from a form as the request's; raises `InvalidRequest` naming the field."""
+        if self.control is Control.OPTIONAL:
+            return self._read_optional(text(value).strip())
+        if self.control is Control.WHOLE or (self.control is Control.SLIDER and self.step == 1):
+            return whole(self.label, value)
+        if self.control is Control.CHECK:
+            return value is True
+        if self.control is not Control.MENU:
+            return number(self.label, value)
+        kind = type(get_field(Txt2Img(), self.name))
+        if not issubclass(kind, Choice):
+            return text(value)
+        try:
+            return kind(value)
+        except ValueError:
+            known = ", ".join(member.value for member in kind)
+            raise InvalidRequest(f"{self.label} is {value!r}; choose one of {known}.") from None
+
+    def _read_optional(self, written: str) -> float | None:
+        if not written:
+            return None
+        found = read_decimal(written)
+        if found is None:
+            raise InvalidRequest(
+                f"{self.label} is {written[:40]!r}, which is not a number; correct it or leave it empty."
+            )
+        return number(self.label, found)
+
+
+def _slider(name: str, label: str, element: str, **options: Any) -> MoreField:
+    return MoreField(name=name, label=label, control=Control.SLIDER, element=element, **options)
+
+
+def _number(name: str, label: str, element: str, **options: Any) -> MoreField:
+    return MoreField(name=name, label=label, control=Control.NUMBER, element=element, **options)
+
+
+def _whole(name: str, label: str, element: str, **options: Any) -> MoreField:
+    return MoreField(name=name, label=label, control=Control.WHOLE, element=element, **options)
+
+
+def _optional(name: str, label: str, element: str, placeholder: str) -> MoreField:
+    return MoreField(name=name, label=label, control=Control.OPTIONAL, element=element, placeholder=placeholder)
+
+
+def _menu(name: str, label: str, element: str, choices: tuple[str, ...] = ()) -> MoreField:
+    return MoreField(name=name, label=label, control=Control.MENU, element=element, choices=choices)
+
+
+def _check(name: str, label: str, element: str) -> MoreField:
+    return MoreField(name=name, label=label, control=Control.CHECK, element=element)
+
+
+# Groups of rows, in the order of the page. Element ids are A1111's where it has the field in its tabs.
+MORE: Mapping[str, tuple[tuple[MoreField, ...], ...]] = {
+    "Variation and noise": (
+        (_whole("variation.seed", "Variation seed (-1 picks one)", "subseed"),),
+        (
+            _slider("variation.strength", "Variation strength", "subseed_strength"),
+            _menu("noise_source", "Noise drawn on", "noise_source", tuple(source.value for source in NoiseSource)),
+        ),
+        (
+            _whole("variation.width", "Seed from width", "seed_resize_from_w"),
+            _whole("variation.height", "Seed from height", "seed_resize_from_h"),
+            _whole("eta_noise_seed_delta", "Eta seed delta", "eta_noise_seed_delta"),
+        ),
+    ),
+    "Model": (
+        (
+            _slider("clip_skip", "Clip skip", "clip_skip", limits=catalogue.CLIP_SKIP_RANGE, step=1),
+            _menu("emphasis", "Emphasis", "emphasis", tuple(mode.value for mode in Emphasis)),
+        ),
+        (_menu("vae", "VAE", "vae"),),
+        (
+            _menu("refiner", "Refiner", "checkpoint"),
+            _slider("refiner_switch_at", "Refiner switches at", "switch_at", limits=catalogue.REFINER_SWITCH_RANGE),
+        ),
+    ),
+    "Guidance": (
+        (
+            _slider("guidance.rescale", "CFG rescale", "cfg_rescale"),
+            _slider("guidance.skip_early", "Skip early CFG", "skip_early_cfg"),
+        ),
+        (
+            _number("guidance.skip_negative_below", "Skip negative below sigma", "s_min_uncond"),
+            _number("guidance.image_scale", "Image CFG scale", "image_cfg_scale"),
+        ),
+    ),
+    "Sampler": (
+        (
+            _optional("sampler_options.eta", "Eta", "eta", "sampler's own"),
+            _number("sampler_options.s_noise", "Sigma noise", "s_noise"),
+            _number("sampler_options.s_churn", "Sigma churn", "s_churn"),
+        ),
+        (
+            _number("sampler_options.s_tmin", "Churn from sigma", "s_tmin"),
+            _number("sampler_options.s_tmax", "Churn to sigma", "s_tmax"),
+            _whole("sampler_options.order", "UniPC order", "uni_pc_order"),
+        ),
+    ),
+    "Schedule": (
+        (
+            _optional("schedule_options.sigma_min", "Smallest sigma", "sigma_min", "model's own"),
+            _optional("schedule_options.sigma_max", "Largest sigma", "sigma_max", "model's own"),
+            _number("schedule_options.rho", "Rho (0 = its own)", "rho"),
+        ),
+        (
+            _number("schedule_options.alpha", "Beta's alpha", "beta_dist_alpha"),
+            _number("schedule_options.beta", "Beta's beta", "beta_dist_beta"),
+        ),
+        (
+            _check("schedule_options.discard_next_to_last", "Discard last but one", "discard_next_to_last_sigma"),
+            _check("schedule_options.sgm_noise_multiplier", "SGM noise multiplier", "sgm_noise_multiplier"),
+        ),
+    ),
+}
+
+
+def shown_value(name: str, value: Any) -> Any:
+    """The `value` of a request's field as any form shows it."""
+    field = next((field for field in more_fields() if field.name == name), None)
+    if field is not None:
+        return field.shown(value)
+    return value.value if isinstance(value, Choice) else value
+
+
+def more_fields() -> tuple[MoreField, ...]:
+    """All fields in the order of the page."""
+    return tuple(field for rows in MORE.values() for row in rows for field in row)
+
+
+def read_more(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments for a request that the `values` of the section stand for; raises `InvalidRequest`."""
+    found = {field.name: field.read(values[field.name]) for field in more_fields() if field.name in values}
+    return whole_fields(Txt2Img(), found)

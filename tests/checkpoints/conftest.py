@@ -42,17 +42,27 @@ def write_safetensors():
     return write
 
 
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
 SD1_SHAPES = {
-    "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
-    "model.diffusion_model.input_blocks.1.1.proj_in.weight": (320, 320, 1, 1),
-    "first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3),
-    "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": (77, 768),
+    UNET + "input_blocks.0.0.weight": (32, 4, 3, 3),
+    UNET + "input_blocks.1.0.out_layers.3.weight": (32, 32, 3, 3),
+    UNET + "input_blocks.1.1.proj_in.weight": (32, 32, 1, 1),
+    UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (32, 1),
+    UNET + "output_blocks.0.0.out_layers.3.weight": (32, 32, 3, 3),
+    UNET + "out.2.weight": (4, 32, 3, 3),
+    VAE + "encoder.conv_in.weight": (32, 3, 3, 3),
+    VAE + "encoder.down.0.block.0.conv1.weight": (32, 32, 3, 3),
+    VAE + "decoder.conv_in.weight": (32, 4, 3, 3),
+    VAE + "decoder.conv_out.weight": (3, 32, 3, 3),
+    TEXT + "embeddings.token_embedding.weight": (49408, 1),
+    TEXT + "embeddings.position_embedding.weight": (77, 1),
+    TEXT + "encoder.layers.0.mlp.fc1.weight": (1, 1),
 }
 
 
 @pytest.fixture
 def sd1_shapes():
-    """Enough names and shapes to be recognised as an ordinary Stable Diffusion 1 file."""
+    """The names and shapes by which a tiny Stable Diffusion 1 file is recognised; not all that it would have."""
     return dict(SD1_SHAPES)
 
 

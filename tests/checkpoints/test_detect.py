@@ -7,19 +7,22 @@ from webui.checkpoints.header import read_header
 from webui.core.errors import UnsupportedModel
 from webui.core.geometry import Size
 
+UNET = "model.diffusion_model."
+VAE_KEYS = [
+    "first_stage_model.encoder.conv_in.weight",
+    "first_stage_model.encoder.down.0.block.0.conv1.weight",
+    "first_stage_model.decoder.conv_in.weight",
+    "first_stage_model.decoder.conv_out.weight",
+]
+TEXT_KEYS = [
+    "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
+    "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight",
+    "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight",
+]
 OTHERS = {
-    "Stable Diffusion XL": {
-        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
-        "model.diffusion_model.input_blocks.4.1.proj_in.weight": (640, 640),
-        "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (768,),
-    },
-    "Stable Diffusion 2": {
-        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
-        "model.diffusion_model.input_blocks.1.1.proj_in.weight": (320, 320),
-        "cond_stage_model.model.ln_final.weight": (1024,),
-    },
+    "Playground 2.5": {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3), "edm_mean": (4,)},
     "Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x": (4,)},
-    "Flux": {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)},
+    "FLUX.1": {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)},
     "a LoRA": {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 320)},
     "a ControlNet": {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
     "an autoencoder": {"decoder.conv_in.weight": (512, 4, 3, 3)},
@@ -41,14 +44,15 @@ def test_weights_of_nothing_known_are_told_by_their_first_name(tmp_path, write_s
         identify(write_safetensors(tmp_path / "a.safetensors", {"spam": (1,)}))
 
 
-def test_an_ordinary_sd1_file_gets_the_published_configuration(tmp_path, write_safetensors, sd1_shapes):
+def test_a_file_of_any_width_gets_the_sizes_of_its_weights(tmp_path, write_safetensors, sd1_shapes):
     family, config = identify(write_safetensors(tmp_path / "a.safetensors", sd1_shapes))
 
     assert family.name == "sd1"
     assert config.native_size == Size(512, 512)
     assert config.prediction_type == "epsilon"
     assert config.scaling_factor == 0.18215
-    assert config.unet["block_out_channels"] == [320, 640, 1280, 1280]
+    assert config.unet["block_out_channels"] == [32]
+    assert config.unet["attention_head_dim"] == 8
     assert config.latent_to_rgb is not None
 
 
@@ -63,11 +67,14 @@ def test_metadata_says_the_prediction_and_the_size(tmp_path, write_safetensors, 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}, "inpainting model"),
-        ({"model.diffusion_model.input_blocks.0.0.weight": (320, 8, 3, 3)}, "instruct-pix2pix"),
-        ({"model.diffusion_model.input_blocks.0.0.weight": (64, 4, 3, 3)}, "other sizes"),
-        ({"first_stage_model.encoder.conv_in.weight": None}, "without an autoencoder"),
-        ({"cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": None}, "a text encoder"),
+        ({UNET + "input_blocks.0.0.weight": (32, 11, 3, 3)}, "11 input channels"),
+        ({UNET + "input_blocks.1.0.out_layers.3.weight": (20, 20, 3, 3)}, r"other sizes \[20\]"),
+        ({UNET + "output_blocks.0.0.out_layers.3.weight": None}, "a level without layers"),
+        ({UNET + "out.2.weight": None}, "the UNet needs the weight 'out.2.weight', and the file lacks it"),
+        ({UNET + "out.2.weight": (4,)}, r"has it in the size \(4,\)"),
+        (dict.fromkeys(VAE_KEYS), "without an autoencoder"),
+        (dict.fromkeys(TEXT_KEYS), "without a text encoder"),
+        ({TEXT_KEYS[0]: (1000, 1)}, "knows 1000 tokens"),
     ],
 )
 def test_an_sd1_file_that_cannot_run_says_why(change, words, tmp_path, write_safetensors, sd1_shapes):
@@ -77,9 +84,7 @@ def test_an_sd1_file_that_cannot_run_says_why(change, words, tmp_path, write_saf
         identify(write_safetensors(tmp_path / "a.safetensors", shapes))
 
 
-@pytest.mark.parametrize(
-    "config", ["{", "[]", "{}", json.dumps({"unet": {}, "vae": {}, "text_encoder": {}, "scheduler": {}}), '{"unet": 5}']
-)
+@pytest.mark.parametrize("config", ["{", "[]", '{"unet": 5}', '{"latent_to_rgb": {"weights": 3}}'])
 def test_a_damaged_own_configuration_is_told(config, tmp_path, write_safetensors, sd1_shapes):
     with pytest.raises(UnsupportedModel, match=r"^a\.safetensors has"):
         identify(write_safetensors(tmp_path / "a.safetensors", sd1_shapes, {"atelier.config": config}))
@@ -99,9 +104,9 @@ def diffusers_folder(path, pipeline="StableDiffusionPipeline", **unet):
         **unet,
     }
     files = {
-        "model_index.json": {"_class_name": pipeline},
+        "model_index.json": {"_class_name": pipeline, "unet": ["diffusers", "UNet2DConditionModel"]},
         "unet/config.json": config,
-        "vae/config.json": {"down_block_types": ["DownEncoderBlock2D"], "layers_per_block": 1, "scaling_factor": 0.5},
+        "vae/config.json": {"down_block_types": ["D"] * 4, "layers_per_block": 1, "scaling_factor": 0.5},
         "text_encoder/config.json": {"hidden_size": 768},
         "scheduler/scheduler_config.json": {"prediction_type": "v_prediction", "beta_start": 0.001},
     }
@@ -125,8 +130,7 @@ def test_a_diffusers_folder_is_recognised(tmp_path):
     ("changes", "words"),
     [
         ({"pipeline": "FluxPipeline"}, "FluxPipeline"),
-        ({"use_linear_projection": True}, "another family"),
-        ({"in_channels": 9}, "9 input channels"),
+        ({"in_channels": 10}, "10 input channels"),
         ({"sample_size": [64, 64]}, "sample_size"),
     ],
 )

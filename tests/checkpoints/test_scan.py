@@ -51,7 +51,7 @@ def test_content_decides_and_not_the_suffix(models, put):
 
     assert names(folder) == ["really"]
     assert {problem.path.name for problem in folder.problems()} == {"pickle.safetensors", "old.ckpt"}
-    assert all("convert it to safetensors" in problem.reason for problem in folder.problems())
+    assert all(problem.reason.startswith(problem.path.name) for problem in folder.problems())
 
 
 def test_the_default_is_the_preferred_else_the_built_in_else_the_first(models, put, caplog):
@@ -102,6 +102,17 @@ def test_what_changes_on_disk_is_seen(models, put):
 
     path.unlink()
     assert folder.problems() == []
+
+
+def test_a_configuration_put_beside_a_file_is_seen(models, put):
+    path = put("a.safetensors")
+    folder = CheckpointFolder(models)
+    assert names(folder) == ["a"]
+
+    path.with_suffix(".yaml").write_text("nonsense")
+
+    assert names(folder) == []
+    assert "a.yaml beside a.safetensors" in folder.problems()[0].reason
 
 
 def test_an_unchanged_file_is_read_once(models, put, monkeypatch):

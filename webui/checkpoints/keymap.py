@@ -1,11 +1,13 @@
-"""Names of weights: Stable Diffusion 1's original layout (CompVis "LDM") ↔ diffusers' and transformers'.
+"""Names of weights: Stable Diffusion's original layout (CompVis "LDM", OpenCLIP) ↔ diffusers' and transformers'.
 
 A table maps *module paths* of one layout to the other's, for a UNet and an autoencoder of any number of levels; a key
 is translated by its longest prefix in the table. Tables are one to one, so `inverse` turns one around: loading uses
 them one way, exporting the other. Pure: no torch, no files.
 
 The original layout numbers blocks in the order in which they run (openaimodel.py and model.py of
-https://github.com/CompVis/stable-diffusion); diffusers groups them by resolution.
+https://github.com/CompVis/stable-diffusion); diffusers groups them by resolution. Text models of Stable Diffusion 1
+have transformers' names already; those of Stable Diffusion 2 and XL have open_clip's (transformer.py there), which
+keeps query, key and value in one matrix (`PACKED`) and the projection the other way around (`TRANSPOSED`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,11 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."
 
+# What a packed weight is called until its three parts have their own names.
+PACKED = ".qkv_proj."
+# open_clip multiplies from the left with this parameter; transformers has a linear layer, "text_projection.weight".
+TRANSPOSED = "text_projection"
+
 _UNET_RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -29,6 +36,9 @@ _UNET_RESNET = {
 _UNET_ENDS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
+    "label_emb": "class_embedding",  # the x4 upscaler's level of noise
+    "label_emb.0.0": "add_embedding.linear_1",  # SDXL's sizes and pooled text
+    "label_emb.0.2": "add_embedding.linear_2",
     "input_blocks.0.0": "conv_in",
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
@@ -138,6 +148,33 @@ def vae_table(shape: VaeShape) -> dict[str, str]:
 def text_table() -> dict[str, str]:
     """Module paths of the CLIP text model (below `TEXT_PREFIX`) → transformers' `CLIPTextModel`: the same names."""
     return {name: name for name in ("embeddings", "encoder", "final_layer_norm")}
+
+
+_OPEN_CLIP_BLOCK = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.in_proj_weight": "self_attn.qkv_proj.weight",
+    "attn.in_proj_bias": "self_attn.qkv_proj.bias",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+
+
+def open_clip_table(layers: int, *, inside: str = "") -> dict[str, str]:
+    """Module paths of open_clip's text tower with `layers` blocks → transformers' text model, below `inside`.
+
+    `inside` is "text_model." for `CLIPTextModelWithProjection`, whose projection stands beside the model.
+    """
+    table = {
+        "token_embedding": f"{inside}embeddings.token_embedding",
+        "positional_embedding": f"{inside}embeddings.position_embedding.weight",
+        "ln_final": f"{inside}final_layer_norm",
+        "text_projection": "text_projection",
+    }
+    for layer in range(layers):
+        _nest(table, _OPEN_CLIP_BLOCK, f"transformer.resblocks.{layer}", f"{inside}encoder.layers.{layer}")
+    return table
 
 
 def inverse(table: Mapping[str, str]) -> dict[str, str]:

@@ -1,79 +1,83 @@
 """A file on disk → modules with weights: the only place where weights are read.
 
-Modules are made without memory ("meta" device) and take their weights from memory-mapped safetensors, so that loading
-needs the size of the weights once. Nothing is ever downloaded and no pickle is opened. What does not fit exactly is
-refused: a model with a missing or a surplus weight paints pictures that nobody meant.
+Modules are made without memory ("meta" device) and take their weights from memory-mapped files, so that loading needs
+the size of the weights once. Nothing is ever downloaded and no pickle is opened here (see `webui.checkpoints.weights`).
+What does not fit exactly is refused: a model with a missing or a surplus weight paints pictures that nobody meant.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from webui.checkpoints import keymap
+from webui.checkpoints.containers.shards import INDEX_SUFFIX
 from webui.checkpoints.detect import identify
-from webui.checkpoints.families.base import ComponentLayout, Family, ModelConfig, read_json
-from webui.checkpoints.header import read_header
+from webui.checkpoints.families.base import ComponentLayout, TextEncoderConfig
 from webui.checkpoints.loaded import LoadedCheckpoint, TextEncoder
+from webui.checkpoints.modules import empty_modules
+from webui.checkpoints.prediction import measured_prediction
 from webui.checkpoints.tokenizer import ClipTokenizer
+from webui.checkpoints.weights import Weights, open_weights, refuse_nan
 from webui.core.errors import CheckpointNotFound, UnsupportedModel
 from webui.core.ports import CheckpointInfo
-from webui.hardware import torchvision_operators
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 logger = logging.getLogger(__name__)
 
 # The names under which diffusers and transformers save weights, best first; ".index.json" lists the shards.
-_FOLDER_WEIGHTS = ("diffusion_pytorch_model", "model")
+_FOLDER_WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _VARIANTS = ("", ".fp16")
+_ENDINGS = (".safetensors", INDEX_SUFFIX, ".bin")
 
 
-def load_checkpoint(path: Path, info: CheckpointInfo, *, dtype: torch.dtype, device: torch.device) -> LoadedCheckpoint:
+def load_checkpoint(
+    path: Path, info: CheckpointInfo, *, dtype: torch.dtype, device: torch.device, conversions: Path | None = None
+) -> LoadedCheckpoint:
     """Loads the single file or diffusers folder at `path` in `dtype` on `device`.
 
-    Raises `UnsupportedModel` when the weights are damaged or do not fit the architecture, `CheckpointNotFound` when
-    the file is gone.
+    Pickles are converted on the way, and kept in the folder `conversions` for the next time if there is one. Raises
+    `UnsupportedModel` when the weights are damaged or do not fit the architecture, `CheckpointNotFound` when the file
+    is gone.
     """
     started = time.monotonic()
     if not path.exists():
         raise CheckpointNotFound(f"The checkpoint {info.name!r} is no longer at {path}; reload the list of models.")
     family, config = identify(path)
-    modules = _empty_modules(config, path.name)
-    for component, module in modules.items():
-        weights = _folder_weights(path, component) if path.is_dir() else _file_weights(path, component, family, config)
-        fill(module, weights, dtype=dtype, device=device, what=f"{component.replace('_', ' ')} of {path.name}")
+    modules = empty_modules(config, path.name)
+    layouts = family.layout(config)
+    with ExitStack() as stack:
+        file = None if path.is_dir() else stack.enter_context(open_weights(path, conversions=conversions))
+        for component, module in modules.items():
+            if file is None:
+                weights = _folder_weights(path, component, module.state_dict().keys(), conversions)
+            else:
+                weights = _file_weights(file, layouts[component])
+            fill(module, weights, dtype=dtype, device=device, what=f"{component.replace('_', ' ')} of {path.name}")
     logger.info("Loaded %s (%s) in %.1f s", info.name, family.title, time.monotonic() - started)
+    alphas = alphas_cumprod(config.scheduler, zero_terminal_snr=config.zero_terminal_snr)
+    unet = cast("UNet2DConditionModel", modules["unet"])
     return LoadedCheckpoint(
         info=info,
         family=family.name,
-        prediction_type=config.prediction_type,
-        alphas_cumprod=alphas_cumprod(config.scheduler),
-        zero_terminal_snr=False,
-        conditioning="text",
-        input="latents",
-        text_encoders=(
-            TextEncoder(
-                name="clip_l",
-                module=cast("CLIPTextModel", modules["text_encoder"]),
-                tokenizer=ClipTokenizer(),
-                pad_token=ClipTokenizer.end_token,
-                layer=1,
-                final_norm=True,
-                pooled=False,
-            ),
-        ),
-        unet=cast("UNet2DConditionModel", modules["unet"]),
+        prediction_type=config.prediction_type or measured_prediction(unet, len(alphas) - 1),
+        alphas_cumprod=alphas,
+        zero_terminal_snr=config.zero_terminal_snr,
+        conditioning=config.conditioning,
+        input=config.input,
+        text_encoders=tuple(_text_encoder(text, modules[text.component]) for text in config.text_encoders),
+        unet=unet,
         vae=cast("AutoencoderKL", modules["vae"]),
         scaling_factor=config.scaling_factor,
         latent_to_rgb=config.latent_to_rgb,
@@ -83,11 +87,24 @@ def load_checkpoint(path: Path, info: CheckpointInfo, *, dtype: torch.dtype, dev
     )
 
 
-def alphas_cumprod(scheduler: Mapping[str, Any]) -> Tensor:
+def _text_encoder(text: TextEncoderConfig, module: nn.Module) -> TextEncoder:
+    return TextEncoder(
+        name=text.name,
+        module=cast("CLIPTextModel | CLIPTextModelWithProjection", module),
+        tokenizer=ClipTokenizer(pad_token=text.pad_token),
+        pad_token=text.pad_token,
+        layer=text.layer,
+        final_norm=text.final_norm,
+        pooled=text.pooled,
+    )
+
+
+def alphas_cumprod(scheduler: Mapping[str, Any], *, zero_terminal_snr: bool = False) -> Tensor:
     """The products ᾱ_t of DDPM's 1 - β_t (arXiv 2006.11239, section 2): (T,) float64 on the CPU, falling with t.
 
     "scaled_linear" is Stable Diffusion's schedule, linear in the square root of β. Raises `UnsupportedModel` for a
-    schedule that is neither that nor "linear".
+    schedule that is neither that nor "linear". With `zero_terminal_snr` the roots are shifted and scaled so that the
+    first stays and the last is 0 (Lin et al. 2023, arXiv 2305.08891, algorithm 1).
     """
     kind = scheduler.get("beta_schedule", "scaled_linear")
     start, end = float(scheduler.get("beta_start", 0.00085)), float(scheduler.get("beta_end", 0.012))
@@ -98,47 +115,33 @@ def alphas_cumprod(scheduler: Mapping[str, Any]) -> Tensor:
         betas = torch.linspace(start, end, steps, dtype=torch.float64)
     else:
         raise UnsupportedModel(f"The noise schedule {kind!r} is not known; Atelier knows scaled_linear and linear.")
-    return (1 - betas).cumprod(0)
-
-
-def _empty_modules(config: ModelConfig, source: str) -> dict[str, nn.Module]:
-    torchvision_operators.declare()
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    try:
-        with torch.device("meta"):
-            unet = cast("nn.Module", UNet2DConditionModel.from_config(dict(config.unet)))
-            vae = cast("nn.Module", AutoencoderKL.from_config(dict(config.vae)))
-            text_encoder = CLIPTextModel(CLIPTextConfig(**config.text_encoder))
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
-        raise UnsupportedModel(f"{source} has a configuration that makes no model: {error}.") from error
-    # Not a weight but a count, which no file has to bring.
-    positions = torch.arange(text_encoder.config.max_position_embeddings).unsqueeze(0)
-    text_encoder.embeddings.register_buffer("position_ids", positions, persistent=False)
-    return {"text_encoder": text_encoder, "unet": unet, "vae": vae}
+    alphas = (1 - betas).cumprod(0)
+    if not zero_terminal_snr:
+        return alphas
+    roots = alphas.sqrt()
+    return ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
 
 
 def fill(
     module: nn.Module, weights: Iterator[tuple[str, Tensor]], *, dtype: torch.dtype, device: torch.device, what: str
 ) -> None:
-    """Gives `module` its weights, in `dtype` on `device`, and makes it ready to run; names what does not fit."""
+    """Gives `module` its weights, in `dtype` on `device`, and makes it ready to run.
+
+    Raises `UnsupportedModel` naming the weight that does not fit, is missing, or is not finite.
+    """
     expected = {name: weight.shape for name, weight in module.state_dict().items()}
     state: dict[str, Tensor] = {}
-    try:
-        for name, weight in weights:
-            if name not in expected:
-                raise UnsupportedModel(f"The {what} has the weight {name!r}, which the architecture lacks.")
-            if keymap.is_vae_attention_weight(name) and weight.ndim > 2 and weight.shape[:2] == expected[name]:
-                weight = weight.flatten(1)  # the original's 1×1 convolution
-            if weight.shape != expected[name]:
-                sizes = f"{tuple(weight.shape)} instead of {tuple(expected[name])}"
-                raise UnsupportedModel(f"The {what} has the weight {name!r} in the size {sizes}.")
-            # A copy even where nothing changes: a mapped file that is overwritten would take the program with it.
-            state[name] = weight.to(device=device, dtype=dtype, copy=True)
-    except (SafetensorError, OSError) as error:
-        raise UnsupportedModel(f"The {what} cannot be read: {error}; download it again.") from error
+    for name, weight in weights:
+        if name not in expected:
+            raise UnsupportedModel(f"The {what} has the weight {name!r}, which the architecture lacks.")
+        if weight.ndim == 4 and (*expected[name], 1, 1) == weight.shape:
+            weight = weight.flatten(1)  # the original's 1×1 convolution
+        if weight.shape != expected[name]:
+            sizes = f"{tuple(weight.shape)} instead of {tuple(expected[name])}"
+            raise UnsupportedModel(f"The {what} has the weight {name!r} in the size {sizes}.")
+        # A copy even where nothing changes: a mapped file that is overwritten would take the program with it.
+        state[name] = weight.to(device=device, dtype=dtype, copy=True)
+        refuse_nan(state[name], name, what)
     missing = [name for name in expected if name not in state]
     if missing:
         raise UnsupportedModel(f"The {what} lacks {len(missing)} weights, {missing[0]!r} first; download it again.")
@@ -146,15 +149,23 @@ def fill(
     module.requires_grad_(False).eval().to(device)
 
 
-def _file_weights(path: Path, component: str, family: Family, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+def _file_weights(file: Weights, layout: ComponentLayout) -> Iterator[tuple[str, Tensor]]:
     """One component's weights in a single file, under the module's own names."""
-    layout = family.layout(config)[component]
-    header = read_header(path)
-    prefix = next(prefix for prefix in layout.prefixes if header.has(prefix))
-    with safe_open(path, framework="pt", device="cpu") as file:
-        for key in header.tensors:
-            if key.startswith(prefix) and not key.startswith(layout.surplus, len(prefix)):
-                yield _own_name(key, prefix, layout), file.get_tensor(key)
+    prefix = next(prefix for prefix in layout.prefixes if file.header.has(prefix))
+    for key in file.header.tensors:
+        if key.startswith(prefix) and not key.startswith(layout.surplus, len(prefix)):
+            yield from _unpacked(_own_name(key, prefix, layout), file.tensor(key))
+
+
+def _unpacked(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The weights of transformers' text model in one of open_clip's, mostly itself."""
+    if keymap.PACKED in name:
+        for part, rows in zip("qkv", weight.chunk(3), strict=True):
+            yield name.replace(keymap.PACKED, f".{part}_proj."), rows
+    elif name == keymap.TRANSPOSED:
+        yield f"{name}.weight", weight.T.contiguous()
+    else:
+        yield name, weight
 
 
 def _own_name(key: str, prefix: str, layout: ComponentLayout) -> str:
@@ -162,26 +173,33 @@ def _own_name(key: str, prefix: str, layout: ComponentLayout) -> str:
     return key if own is None else own  # an unknown key goes on under its whole name, to be refused by it
 
 
-def _folder_weights(path: Path, component: str) -> Iterator[tuple[str, Tensor]]:
+def _folder_weights(
+    path: Path, component: str, expected: Collection[str], conversions: Path | None
+) -> Iterator[tuple[str, Tensor]]:
     """One component's weights in a diffusers folder, under the module's own names of today."""
-    for file_path in _weight_files(path, component):
-        with safe_open(file_path, framework="pt", device="cpu") as file:
-            for key in file.keys():  # noqa: SIM118  # safe_open is no dictionary
-                name = keymap.modern_vae_key(key) if component == "vae" else key.removeprefix("text_model.")
-                if name != "embeddings.position_ids":
-                    yield name, file.get_tensor(key)
+    try:
+        with open_weights(_weight_file(path, component), conversions=conversions) as file:
+            for key in file.header.tensors:
+                name = _folder_name(key, component, expected)
+                if not name.endswith("embeddings.position_ids"):
+                    yield name, file.tensor(key)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"The {component.replace('_', ' ')} of {path.name} cannot be read: {error}") from error
 
 
-def _weight_files(path: Path, component: str) -> list[Path]:
-    folder = path / component
-    for stem in (name + variant for variant in _VARIANTS for name in _FOLDER_WEIGHTS):
-        single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-        if single.is_file():
-            return [single]
-        if index.is_file():
-            names = sorted({str(name) for name in read_json(index, path).get("weight_map", {}).values()})
-            return [folder / Path(name).name for name in names]
-    raise UnsupportedModel(
-        f"The folder {path.name} has no safetensors weights in {component}; convert it to safetensors, pickles (.bin)"
-        " are not opened."
-    )
+def _folder_name(key: str, component: str, expected: Collection[str]) -> str:
+    """The module's own name for a weight, which other versions of the libraries call otherwise."""
+    if component == "vae":
+        return keymap.modern_vae_key(key)
+    plain = key.removeprefix("text_model.")
+    return plain if plain in expected else key
+
+
+def _weight_file(path: Path, component: str) -> Path:
+    """The file with one component's weights, or the index of its shards."""
+    for ending in _ENDINGS:
+        for stem in (name + variant for variant in _VARIANTS for name in _FOLDER_WEIGHTS):
+            file = path / component / f"{stem}{ending}"
+            if file.is_file():
+                return file
+    raise UnsupportedModel(f"{component} holds no weights; copy the whole model again.")

@@ -17,6 +17,7 @@ from webui.core.errors import UnsupportedModel
 from webui.core.geometry import Size
 
 PredictionType = Literal["epsilon", "v_prediction"]
+TextModule = Literal["text_encoder", "text_encoder_2"]
 TextEncoderName = Literal["clip_l", "clip_h", "clip_g"]
 # What the UNet takes beside the text's states: nothing; a pooled text and sizes; a pooled text, sizes and a score.
 Conditioning = Literal["text", "sdxl", "refiner"]
@@ -36,18 +37,38 @@ class LatentToRgb(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoderConfig:
+    """One text encoder: its place in a diffusers folder, its class's keyword arguments, and what is read from it.
+
+    The last four are as in `webui.checkpoints.loaded.TextEncoder`.
+    """
+
+    component: TextModule
+    name: TextEncoderName
+    config: Mapping[str, Any]
+    pad_token: int
+    layer: int
+    final_norm: bool
+    pooled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """All that must be known beside the weights: keyword arguments of each module's class, and of the schedule.
 
     `scheduler` has "beta_start", "beta_end", "beta_schedule" and "num_train_timesteps" as diffusers means them.
+    `prediction_type` is None where nothing in the file says it, so that only the loaded network can tell.
     """
 
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
-    text_encoder: Mapping[str, Any]
+    text_encoders: tuple[TextEncoderConfig, ...]
     scheduler: Mapping[str, Any]
     scaling_factor: float
-    prediction_type: PredictionType
+    prediction_type: PredictionType | None
+    zero_terminal_snr: bool
+    conditioning: Conditioning
+    input: UNetInput
     native_size: Size
     latent_to_rgb: LatentToRgb | None
 
@@ -79,7 +100,10 @@ class ComponentLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A family's descriptor. `recognises*` only look; `*_config` raise `UnsupportedModel` where details do not fit."""
+    """A family's descriptor. `recognises*` only look; `*_config` raise `UnsupportedModel` where details do not fit.
+
+    `name` is for programs (a LoRA fits checkpoints of its family), `title` for people.
+    """
 
     name: str
     title: str

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from webui.checkpoints import keymap
-from webui.checkpoints.families.sd1 import CONFIG_KEY, PREDICTION_KEY, RESOLUTION_KEY
+from webui.checkpoints.families.markers import CONFIG_KEY, PREDICTION_KEY, RESOLUTION_KEY
 from webui.hardware import torchvision_operators
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import random
 import struct
 import zlib
@@ -10,6 +12,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from webui.core.errors import UnreadableImage
 from webui.gallery import open_picture, png_bytes, read_infotext
@@ -74,6 +77,49 @@ def test_reads_the_user_comment(picture, encoded, file_format, comment):
 
 def test_reads_an_ascii_user_comment(picture, encoded):
     assert read_infotext(encoded(picture, "JPEG", exif=exif_with(b"ASCII\0\0\0Steps: 3"))) == "Steps: 3"
+
+
+def hide(image: Image.Image, text: bytes, kind: bytes) -> Image.Image:
+    """`image` with `text` in the lowest bits of its alpha channel, column by column."""
+    bits = np.unpackbits(np.frombuffer(kind + (len(text) * 8).to_bytes(4, "big") + text, np.uint8))
+    made = np.array(image.convert("RGBA"))
+    columns = made[..., 3].T.reshape(-1) & 0xFE
+    columns[: len(bits)] |= bits
+    made[..., 3] = columns.reshape(made.shape[1], made.shape[0]).T
+    return Image.fromarray(made)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_reads_what_is_hidden_in_the_alpha_channel(picture, zipped):
+    text = INFOTEXT.encode()
+    kind = b"stealth_pngcomp" if zipped else b"stealth_pnginfo"
+    hidden = hide(picture.resize((64, 48)), gzip.compress(text) if zipped else text, kind)
+    assert read_infotext(png_bytes(hidden)) == INFOTEXT
+    assert read_infotext(png_bytes(hidden, "Steps: 3")) == "Steps: 3"
+
+
+def test_what_is_hidden_badly_is_nothing(picture):
+    large = picture.resize((64, 48))
+    assert read_infotext(png_bytes(hide(large, b"no gzip", b"stealth_pngcomp"))) is None
+    too_long = hide(large, b"x" * 300, b"stealth_pnginfo").crop((0, 0, 20, 48))
+    assert read_infotext(png_bytes(too_long)) is None
+    bomb = hide(large, gzip.compress(b"x" * 2**23)[:350], b"stealth_pngcomp")
+    assert len(read_infotext(png_bytes(bomb)) or "") <= 2**22
+    assert read_infotext(png_bytes(Image.new("RGBA", (3, 3)))) is None
+
+
+def test_reads_what_other_programs_write(picture, encoded):
+    graph = {
+        "1": {"inputs": {"seed": 3, "steps": 5, "cfg": 2, "sampler_name": "euler", "positive": ["2", 0]}},
+        "2": {"inputs": {"text": "a cat"}},
+    }
+    chunks = PngInfo()
+    chunks.add_text("prompt", json.dumps(graph))
+    found = read_infotext(encoded(picture, "PNG", pnginfo=chunks))
+    assert found == "a cat\nSteps: 5, Sampler: Euler, CFG scale: 2, Seed: 3, RNG: CPU"
+    exif = Image.Exif()
+    exif[0x0110] = f"prompt:{json.dumps(graph)}"
+    assert read_infotext(encoded(picture, "WEBP", exif=exif)) == found
 
 
 def test_reads_a_gif_comment(picture, encoded):

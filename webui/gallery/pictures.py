@@ -17,6 +17,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from webui.core.errors import UnreadableImage
+from webui.core.infotext import foreign_infotext
+from webui.gallery.hidden import hidden_text
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ _HOW = "use a PNG, JPEG or WebP file"
 _ORIENTATION = 0x0112
 _EXIF_IFD = 0x8769
 _USER_COMMENT = 0x9286
+_MAKE = 0x010F
+_MODEL = 0x0110
 
 # What undoes each value of the EXIF orientation.
 _UPRIGHT = {
@@ -82,19 +86,34 @@ def _in_eight_bits(image: Image.Image) -> Image.Image:
 def read_infotext(source: bytes | Path | str, max_pixels: int = MAX_PIXELS) -> str | None:
     """The "parameters" text of a picture, None where it has none.
 
-    Read from the PNG text chunk, the EXIF user comment of JPEG, WebP and AVIF, and the GIF comment. Pixels are only
-    decoded where a PNG may have its text behind them. Raises `UnreadableImage` as `open_picture` does.
+    Read from the PNG text chunk, the EXIF user comment of JPEG, WebP and AVIF, and the GIF comment; what NovelAI,
+    ComfyUI, InvokeAI and Fooocus write comes in the same grammar, as far as it maps. Pixels are only decoded where a
+    PNG may have its text behind or in them. Raises `UnreadableImage` as `open_picture` does.
     """
     with _opened(source, max_pixels) as image:
         if image.format == "PNG" and INFOTEXT_KEY not in image.info:
             image.load()
-        text = image.info.get(INFOTEXT_KEY)
-        if not isinstance(text, str):
-            text = _user_comment(image)
-        if text is None and image.format == "GIF":
-            comment = image.info.get("comment", b"")
-            text = comment.decode("utf-8", "replace")
-        return text or None
+        texts = {key: text for key, text in image.info.items() if isinstance(key, str) and isinstance(text, str)}
+        if INFOTEXT_KEY not in texts:
+            texts[INFOTEXT_KEY] = _user_comment(image) or _gif_comment(image)
+        texts |= _camera_texts(image)
+        found = foreign_infotext(texts) or texts[INFOTEXT_KEY]
+        if not found and image.format == "PNG" and image.mode == "RGBA":
+            hidden = hidden_text(image)
+            found = foreign_infotext({INFOTEXT_KEY: hidden}) or hidden
+        return found or None
+
+
+def _gif_comment(image: Image.Image) -> str:
+    comment = image.info.get("comment", b"") if image.format == "GIF" else b""
+    return comment.decode("utf-8", "replace")
+
+
+def _camera_texts(image: Image.Image) -> dict[str, str]:
+    """ComfyUI's texts in a WebP: "prompt:{…}" where a camera writes its maker and model."""
+    values = (image.getexif().get(tag) for tag in (_MAKE, _MODEL)) if image.format == "WEBP" else ()
+    pieces = [value.partition(":") for value in values if isinstance(value, str)]
+    return {key: text.strip("\0") for key, _, text in pieces if key in ("prompt", "workflow")}
 
 
 def _user_comment(image: Image.Image) -> str | None:

@@ -30,7 +30,29 @@ def test_free_memory_is_what_linux_calls_available(tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:    7000000 kB\n")
 
-    assert memory.free_ram_bytes(meminfo) == 7_000_000 * 1024
+    assert memory.free_ram_bytes(meminfo, tmp_path / "none") == 7_000_000 * 1024
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "stat", "free"),
+    [
+        (3_000_000, 1_000_000, "anon 900000\ninactive_file 60000\nactive_file 40000\n", 2_100_000),
+        (3_000_000, 4_000_000, "", 0),
+        (9_000_000_000_000, 0, "", 7_000_000 * 1024),
+        ("max", 0, "", 7_000_000 * 1024),
+    ],
+)
+def test_a_container_has_no_more_than_its_limit(tmp_path, limit, used, stat, free):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemAvailable:    7000000 kB\n")
+    for name, text in (("memory.max", limit), ("memory.current", used), ("memory.stat", stat)):
+        (tmp_path / name).write_text(f"{text}\n")
+
+    assert memory.free_ram_bytes(meminfo, tmp_path) == free
+
+
+def test_giving_back_what_was_dropped_harms_nothing():
+    memory.give_back(torch.device("cpu"))
 
 
 def test_without_meminfo_half_of_the_memory_is_counted(tmp_path, monkeypatch):

@@ -138,7 +138,9 @@ def build_engine(folders: Folders, settings: Callable[[], Settings], database: D
     from webui.database.hashes import HashTable
     from webui.engine.manager import EngineManager
 
-    catalogue = CheckpointFolder(folders.models, preferred=lambda: settings().checkpoint)
+    catalogue = CheckpointFolder(
+        folders.models, preferred=lambda: settings().checkpoint, conversions=folders.conversions
+    )
     hashes = ModelHashes(None if database is None else HashTable(database))
     return EngineRoom(catalogue=catalogue, engine=EngineManager(catalogue, settings, hashes))
 

@@ -274,11 +274,11 @@ def run_infotext(chosen: argparse.Namespace) -> int:
 
 def run_inspect(chosen: argparse.Namespace) -> int:
     """Prints a line of JSON for each model file; a broken one is a line too, a path that is not there is not."""
-    from webui.checkpoints.inspect import inspect, model_files
+    from webui.checkpoints.inspect import inspect, model_paths
 
     missing = [path for path in chosen.paths if not os.path.lexists(path)]
     for path in chosen.paths:
-        for file in () if path in missing else model_files(path):
+        for file in () if path in missing else model_paths(path):
             print(json.dumps(inspect(file), ensure_ascii=False))
     for path in missing:
         print(f"error: {path} does not exist.", file=sys.stderr)

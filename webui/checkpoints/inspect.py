@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from webui.checkpoints.containers.shards import INDEX_SUFFIX, is_shard
 from webui.checkpoints.content import family_of, kind_of, lora_content, tag_counts, trigger_words
 from webui.checkpoints.detect import FOLDER_INDEX, identify
 from webui.checkpoints.families.base import ModelConfig
 from webui.checkpoints.header import Header, read_header
+from webui.checkpoints.scan import model_files
 from webui.checkpoints.sidecars import find_sidecars
 from webui.core.errors import UnsupportedModel
-
-SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", INDEX_SUFFIX)
 
 _MOST_TAGS = 20
 _LONGEST_REMARK = 300
@@ -25,30 +22,12 @@ _CONV_IN = ("model.diffusion_model.input_blocks.0.0.weight", "input_blocks.0.0.w
 _CONV_OUT = ("model.diffusion_model.out.2.weight", "out.2.weight", "conv_out.weight")
 
 
-def model_files(path: Path) -> Iterator[Path]:
-    """The files to inspect at `path`: itself, or all models below a folder; a diffusers folder is one of them.
-
-    Parts of a model that an index lists are not given beside it.
-    """
-    if not path.is_dir() or (path / FOLDER_INDEX).is_file():
+def model_paths(path: Path) -> Iterator[Path]:
+    """What to inspect at `path`: itself, or all models below a folder; a diffusers folder is one of them."""
+    if path.is_dir() and not (path / FOLDER_INDEX).is_file():
+        yield from model_files(path)
+    else:
         yield path
-        return
-    entered: set[str] = set()
-    for place, folders, files in os.walk(path, followlinks=True):
-        real = os.path.realpath(place)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        if FOLDER_INDEX in files:
-            folders.clear()
-            yield Path(place)
-            continue
-        folders.sort()
-        indexed = any(name.lower().endswith(INDEX_SUFFIX) for name in files)
-        for name in sorted(files):
-            if name.lower().endswith(SUFFIXES) and not (indexed and is_shard(name)):
-                yield Path(place, name)
 
 
 def inspect(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from webui.checkpoints.containers.shards import INDEX_SUFFIX, is_shard
 from webui.checkpoints.detect import FOLDER_INDEX, identify
 from webui.checkpoints.vaes import VaeFolder, is_sidecar
 from webui.core.catalogue import BUILT_IN_UPSCALERS
@@ -25,8 +26,8 @@ BUILT_IN_CHECKPOINT = "atelier-first-light"
 CHECKPOINT_FOLDER = "Stable-diffusion"
 UPSCALER_FOLDERS = ("ESRGAN", "RealESRGAN", "DAT", "SwinIR", "ScuNET")
 
-# What may hold a checkpoint; whether it does is decided by its content.
-_CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+# What may hold a model; whether it does, and which kind, is decided by its content.
+_MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", INDEX_SUFFIX)
 _UPSCALER_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -49,14 +50,15 @@ class _Entry:
 class CheckpointFolder:
     """Implements `webui.core.ports.ModelCatalogue` over a models folder laid out as A1111's.
 
-    `preferred` gives the name of the default checkpoint, "" for the built-in one. Raises `UserError` when `models`
-    is not a folder.
+    `preferred` gives the name of the default checkpoint, "" for the built-in one. `conversions` is where pickles that
+    were converted are kept, None to keep none. Raises `UserError` when `models` is not a folder.
     """
 
-    def __init__(self, models: Path, *, preferred: Callable[[], str] = str) -> None:
+    def __init__(self, models: Path, *, preferred: Callable[[], str] = str, conversions: Path | None = None) -> None:
         if not models.is_dir():
             raise UserError(f"The models folder {models} does not exist; make it, or name another one.")
         self._models = models
+        self.conversions = conversions
         self._preferred = preferred
         self._lock = threading.Lock()
         self._known: dict[tuple[Path, int, int], CheckpointInfo | str] = {}
@@ -127,6 +129,8 @@ class CheckpointFolder:
 
     def _name(self, path: Path) -> str:
         relative = path.relative_to(self._models / CHECKPOINT_FOLDER)
+        if path.name.lower().endswith(INDEX_SUFFIX):
+            return relative.as_posix()[: -len(INDEX_SUFFIX)]
         return (relative if path.is_dir() else relative.with_suffix("")).as_posix()
 
     def _scan(self) -> list[_Entry]:
@@ -135,7 +139,9 @@ class CheckpointFolder:
             seen: dict[str, Path] = {}
             entries: list[_Entry] = []
             known: dict[tuple[Path, int, int], CheckpointInfo | str] = {}
-            for path in _candidates(self._models / CHECKPOINT_FOLDER):
+            for path in model_files(self._models / CHECKPOINT_FOLDER):
+                if is_sidecar(path.name):
+                    continue
                 key = _state(path)
                 found = known[key] = self._known[key] if key in self._known else self._inspect(path)
                 if isinstance(found, CheckpointInfo):
@@ -164,10 +170,11 @@ class CheckpointFolder:
         return files
 
 
-def _candidates(root: Path) -> Iterator[Path]:
+def model_files(root: Path) -> Iterator[Path]:
     """Model files and diffusers folders below `root` in order of path; a diffusers folder is not looked into.
 
-    Symbolic links are followed, as people keep models on another disk; a link back up the tree is not.
+    Parts of a model that an index lists are not given beside the index. Symbolic links are followed, as people keep
+    models on another disk; a link back up the tree is not.
     """
     entered: set[str] = set()
     for place, folders, files in os.walk(root, followlinks=True):
@@ -181,8 +188,9 @@ def _candidates(root: Path) -> Iterator[Path]:
             yield Path(place)
             continue
         folders.sort()
+        indexed = any(name.lower().endswith(INDEX_SUFFIX) for name in files)
         for name in sorted(files):
-            if name.lower().endswith(_CHECKPOINT_SUFFIXES) and not is_sidecar(name):
+            if name.lower().endswith(_MODEL_SUFFIXES) and not (indexed and is_shard(name)):
                 yield Path(place, name)
 
 

@@ -56,6 +56,11 @@ class Folders:
         return self.data / "atelier.sqlite3"
 
     @property
+    def conversions(self) -> Path:
+        """Where pickled models are kept as the safetensors that they were converted to."""
+        return self.data / "conversions"
+
+    @property
     def page_cache(self) -> Path:
         """Where uploads and pictures shown on the page lie."""
         return self.data / "page-cache"

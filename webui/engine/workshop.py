@@ -146,7 +146,9 @@ class Workshop:
         expected = _weight_bytes(path) * (2 if self.dtype == torch.float32 else 1)  # files hold float16
 
         def load() -> Resident[Held]:
-            loaded = load_checkpoint(path, info, dtype=self.dtype, device=self._home(expected))
+            loaded = load_checkpoint(
+                path, info, dtype=self.dtype, device=self._home(expected), conversions=self._folder.conversions
+            )
             parts = _parts(loaded)
             heads = frozenset(head_sizes(loaded.unet))
             return Resident(

@@ -83,6 +83,9 @@ class Environment:
             say(f"Installing about {pins} packages; the first time this takes some minutes (details: {self.log}).")
             extra = "" if part == "base" else f"[{part}]"
             self._pip("Atelier", ["-e", f"{self.root}{extra}"])
+            if part == "test":
+                # Its samplers are the tests' reference; what it depends on trains models, and is not needed for that.
+                self._pip("k-diffusion", ["--no-deps", "k-diffusion"])
         self._stamp(part)
 
     def fingerprint(self, part: str) -> str:

@@ -66,13 +66,14 @@ def test_the_test_extra_covers_the_project_but_not_the_other_way_round(launch, p
     environment.ensure("test")
     environment.ensure("base")
     assert calls.read_text().splitlines() == [
-        f"-m pip install --no-input -c {project}/constraints.txt -e {project}[test]"
+        f"-m pip install --no-input -c {project}/constraints.txt -e {project}[test]",
+        f"-m pip install --no-input -c {project}/constraints.txt --no-deps k-diffusion",
     ]
 
     environment.stamps.unlink()
     environment.ensure("base")
     environment.ensure("test")
-    assert len(calls.read_text().splitlines()) == 3
+    assert len(calls.read_text().splitlines()) == 5
 
 
 def test_xformers_leaves_torch_alone(launch, project, pip):

@@ -51,6 +51,7 @@ def validate(request: Request) -> None:
     _in_range("Clip skip", request.clip_skip, *catalogue.CLIP_SKIP_RANGE)
     _in_range("Refiner switch at", request.refiner_switch_at, *catalogue.REFINER_SWITCH_RANGE)
     _validate_noise(request)
+    _validate_sampling(request)
     if isinstance(request, Img2Img | Inpaint):
         _in_range("Denoising strength", request.denoising_strength, 0, 1)
         _not_empty("picture to start from", request.init_image)
@@ -67,6 +68,27 @@ def _validate_noise(request: DiffusionRequest) -> None:
     _in_range("Variation strength", variation.strength, 0, 1)
     for what, value in (("width", variation.width), ("height", variation.height)):
         _in_range(f"Resize seed from {what}", value, 0, catalogue.DIMENSION_RANGE[1])
+
+
+def _validate_sampling(request: DiffusionRequest) -> None:
+    sampler, schedule, guidance = request.sampler_options, request.schedule_options, request.guidance
+    if sampler.eta is not None:
+        _in_range("Eta", sampler.eta, *catalogue.ETA_RANGE)
+    _in_range("Sigma churn", sampler.s_churn, *catalogue.S_CHURN_RANGE)
+    _in_range("Sigma tmin", sampler.s_tmin, *catalogue.S_TMIN_RANGE)
+    _in_range("Sigma tmax", sampler.s_tmax, *catalogue.S_TMAX_RANGE)
+    _in_range("Sigma noise", sampler.s_noise, *catalogue.S_NOISE_RANGE)
+    _in_range("UniPC order", sampler.order, *catalogue.UNIPC_ORDER_RANGE)
+    for what, sigma in (("Schedule min sigma", schedule.sigma_min), ("Schedule max sigma", schedule.sigma_max)):
+        if sigma is not None:
+            _in_range(what, sigma, *catalogue.SIGMA_RANGE)
+    _in_range("Schedule rho", schedule.rho, *catalogue.RHO_RANGE)
+    _in_range("Beta schedule alpha", schedule.alpha, *catalogue.BETA_RANGE)
+    _in_range("Beta schedule beta", schedule.beta, *catalogue.BETA_RANGE)
+    _in_range("CFG rescale", guidance.rescale, *catalogue.CFG_RESCALE_RANGE)
+    _in_range("Skip early CFG", guidance.skip_early, *catalogue.SKIP_EARLY_RANGE)
+    _in_range("NGMS", guidance.skip_negative_below, *catalogue.SKIP_NEGATIVE_BELOW_RANGE)
+    _in_range("Image CFG scale", guidance.image_scale, *catalogue.IMAGE_CFG_SCALE_RANGE)
 
 
 def _not_empty(what: str, png: bytes) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from webui.core.errors import UserError
 from webui.core.ports import Control
+from webui.core.requests import SamplerOptions
 from webui.engine.denoiser import Denoiser
 from webui.engine.samplers import NoiseSource, Sampler, SamplerStep
 
@@ -19,16 +20,17 @@ def denoise(
     x: Tensor,
     sigmas: Sequence[float],
     noise: NoiseSource,
+    options: SamplerOptions,
     control: Control,
 ) -> Generator[SamplerStep, None, Tensor | None]:
-    """Walks `x` (N, 4, h, w), noisy by ``sigmas[0]``, down to the last sigma; returns it, or None if it was skipped.
+    """Walks `x` (N, channels, h, w), noisy by ``sigmas[0]``, down to the last sigma; returns it, or None if skipped.
 
     Raises `UserError` if the result is not finite. Whether it is, is asked once at the end: asking at every step
     would make the host wait for the device.
     """
     if control.take_skip():
         return None
-    for step in sampler.run(denoiser, x, sigmas, noise):
+    for step in sampler.run(denoiser, x, sigmas, noise, options):
         x = step.x
         yield step
         if control.take_skip():

@@ -1,40 +1,160 @@
-"""Classifier-free guidance: prompt and negative prompt through the UNet in one batch, then away from the negative.
+"""Classifier-free guidance: all texts of a step through the UNet together, then towards the prompts, past the negative.
 
-Owns how many rows a step feeds the UNet; it must not know about noise levels or samplers.
+Owns what a step feeds the UNet and how its answers are weighed; it must not know how noise levels are spaced or walked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from webui.engine.denoiser import Predict
+from webui.core.requests import Guidance
+from webui.engine.conditioning.words import Conditioning, PromptPlan, Words
+from webui.engine.denoiser import Prediction
 from webui.engine.placement import weight_of
 
 
-def guided(unet: Any, prompt: Tensor, negative: Tensor, cfg_scale: float, batch: int) -> Predict:
-    """The guided prediction of `unet` (a diffusers UNet2DConditionModel) for `batch` pictures.
+class Guided:
+    """The guided prediction of `unet` (a diffusers UNet2DConditionModel), as a `webui.engine.denoiser.Predict`.
 
-    `prompt` and `negative` are (1, tokens, width) of one shape. ``negative + cfg_scale · (prompt - negative)`` is
-    Ho & Salimans 2022 (arXiv 2207.12598), equation 6, with A1111's scale (theirs plus one). At scale 1 the negative
-    prompt cancels out, so only the prompt is worked on: half the work. Predictions come back in float32.
+    For one run of a sampler, since it counts the evaluations: `plan` says which words guide which, and `guidance` which
+    go without the negative prompt, of `evaluations` in all. `beside` (1 or N, channels, h, w) goes to the UNet's first
+    convolution with the latents, where a model takes that; with `edits`, it is the picture that an edit model edits,
+    and guided by as well. With `needs_negative` the negative prompt is worked on even where it cancels out.
+    A network that takes over on the way is told how many evaluations were `made` before.
     """
-    dtype = weight_of(unet).dtype
-    if cfg_scale == 1.0:
-        states = prompt.to(dtype).repeat(batch, 1, 1)
 
-        def predict_plain(x: Tensor, timestep: Tensor) -> Tensor:
-            return unet(x.to(dtype), timestep, states, return_dict=False)[0].float()
+    def __init__(
+        self,
+        unet: Any,
+        plan: PromptPlan,
+        *,
+        cfg_scale: float,
+        guidance: Guidance,
+        evaluations: int,
+        beside: Tensor | None = None,
+        edits: bool = False,
+        needs_negative: bool = False,
+        made: int = 0,
+    ) -> None:
+        self._unet = unet
+        self._plan = plan
+        self._cfg_scale = cfg_scale
+        self._guidance = guidance
+        self._evaluations = evaluations
+        self._beside = beside
+        self._edits = edits
+        self._needs_negative = needs_negative
+        self._dtype = weight_of(unet).dtype
+        self._evaluation = made
+        self._arguments: dict[tuple[object, ...], tuple[Tensor, dict[str, Any]]] = {}
 
-        return predict_plain
+    def __call__(self, x: Tensor, timestep: Tensor, sigma: float) -> Prediction:
+        """`x` (N, channels, h, w) as the network wants it → float32 predictions of the same shape."""
+        words = self._plan.at(self._evaluation)
+        skips = self._skips_negative(sigma)
+        self._evaluation += 1
+        if self._edits and self._beside is not None:
+            return self._edit(x, timestep, words, self._beside)
+        texts = [prompt.conditioning for prompt in words.prompts]
+        if skips or self._negative_cancels(words):
+            answers = self._ask(x, timestep, texts, self._beside)
+            negative = answers[0]
+        else:
+            *answers, negative = self._ask(x, timestep, [*texts, words.negative], self._beside)
+        if len(answers) == 1 and negative is answers[0]:
+            return Prediction(negative, negative)
+        guided = combined(answers, [prompt.weight for prompt in words.prompts], negative, self._cfg_scale)
+        return Prediction(self._rescaled(guided, answers[0]), negative)
 
-    states = torch.cat([prompt.repeat(batch, 1, 1), negative.repeat(batch, 1, 1)]).to(dtype)
+    def _rescaled(self, guided: Tensor, answer: Tensor) -> Tensor:
+        return rescaled(guided, answer, self._guidance.rescale) if self._guidance.rescale > 0 else guided
 
-    def predict(x: Tensor, timestep: Tensor) -> Tensor:
-        rows = x.to(dtype).repeat(2, 1, 1, 1)
-        wanted, unwanted = unet(rows, timestep, states, return_dict=False)[0].float().chunk(2)
-        return torch.lerp(unwanted, wanted, cfg_scale)
+    def _skips_negative(self, sigma: float) -> bool:
+        """Whether this evaluation goes without the negative prompt, by A1111's rules for early steps and for NGMS."""
+        early, below = self._guidance.skip_early, self._guidance.skip_negative_below
+        if early > 0 and self._evaluation / self._evaluations <= early:
+            return True
+        return self._evaluation % 2 == 1 and sigma < below and not self._edits
 
-    return predict
+    def _negative_cancels(self, words: Words) -> bool:
+        weight = sum(prompt.weight for prompt in words.prompts)
+        return self._cfg_scale * weight == 1.0 and len(words.prompts) == 1 and not self._needs_negative
+
+    def _edit(self, x: Tensor, timestep: Tensor, words: Words, picture: Tensor) -> Prediction:
+        """Guided by text and picture: Brooks et al. 2022 (arXiv 2211.09800), equation 3.
+
+        ``e(0, 0) + s_I (e(I, 0) - e(0, 0)) + s_T (e(I, T) - e(I, 0))``; without the picture means a picture of zeros.
+        """
+        texts = [prompt.conditioning for prompt in words.prompts]
+        *answers, without_text = self._ask(x, timestep, [*texts, words.negative], picture)
+        (without_both,) = self._ask(x, timestep, [words.negative], torch.zeros_like(picture))
+        guided = combined(answers, [prompt.weight for prompt in words.prompts], without_text, self._cfg_scale)
+        towards_picture = without_text - without_both
+        guided = torch.add(guided, towards_picture, alpha=self._guidance.image_scale - 1)
+        negative = torch.add(without_both, towards_picture, alpha=self._guidance.image_scale)
+        return Prediction(self._rescaled(guided, answers[0]), negative)
+
+    def _ask(self, x: Tensor, timestep: Tensor, texts: Sequence[Conditioning], beside: Tensor | None) -> list[Tensor]:
+        """The UNet's answer to each text, (N, channels, h, w) float32; texts of one length share a call."""
+        batch = x.shape[0]
+        rows = x.to(self._dtype)
+        if beside is not None:
+            rows = torch.cat([rows, beside.to(self._dtype).expand(batch, -1, -1, -1)], dim=1)
+        answers: dict[Conditioning, Tensor] = {}
+        for group in _by_length(texts):
+            states, added = self._prepared(group, batch)
+            repeated = rows if len(group) == 1 else rows.repeat(len(group), 1, 1, 1)
+            answer = self._unet(repeated, timestep, states, return_dict=False, **added)[0].float()
+            answers |= dict(zip(group, answer.chunk(len(group)), strict=True))
+        return [answers[text] for text in texts]
+
+    def _prepared(self, texts: Sequence[Conditioning], batch: int) -> tuple[Tensor, dict[str, Any]]:
+        """The UNet's arguments for `texts`, each repeated over the batch; made once for as long as the words stay."""
+        key = (*texts, batch)
+        if key not in self._arguments:
+            states = torch.cat([text.states.repeat(batch, 1, 1) for text in texts]).to(self._dtype)
+            self._arguments[key] = states, self._added(texts, batch)
+        return self._arguments[key]
+
+    def _added(self, texts: Sequence[Conditioning], batch: int) -> dict[str, Mapping[str, Tensor]]:
+        """SDXL's further conditions, where the texts have them, under diffusers' names."""
+        pooled = [text.pooled.repeat(batch, 1) for text in texts if text.pooled is not None]
+        sizes = [text.time_ids.repeat(batch, 1) for text in texts if text.time_ids is not None]
+        if not pooled or not sizes:
+            return {}
+        added = {"text_embeds": torch.cat(pooled).to(self._dtype), "time_ids": torch.cat(sizes).to(self._dtype)}
+        return {"added_cond_kwargs": added}
+
+
+def _by_length(texts: Sequence[Conditioning]) -> list[list[Conditioning]]:
+    """`texts` in groups whose states have one length, each text once, in their order."""
+    groups: dict[int, dict[Conditioning, None]] = {}
+    for text in texts:
+        groups.setdefault(text.states.shape[1], {})[text] = None
+    return [list(group) for group in groups.values()]
+
+
+def combined(answers: Sequence[Tensor], weights: Sequence[float], negative: Tensor, cfg_scale: float) -> Tensor:
+    """``negative + cfg_scale · sum(weight · (answer - negative))``.
+
+    For one answer: Ho & Salimans 2022 (arXiv 2207.12598), equation 6, with A1111's scale (theirs plus one). For several
+    ("AND"): Liu et al. 2022 (arXiv 2206.01714), equation 11.
+    """
+    guided = torch.lerp(negative, answers[0], cfg_scale * weights[0])
+    for answer, weight in zip(answers[1:], weights[1:], strict=True):
+        guided = torch.add(guided, answer - negative, alpha=cfg_scale * weight)
+    return guided
+
+
+def rescaled(guided: Tensor, answer: Tensor, share: float) -> Tensor:
+    """`guided` (N, channels, h, w) brought `share` of the way to the deviation, picture by picture, of `answer`.
+
+    Lin et al. 2023 (arXiv 2305.08891), equations 15 and 16: against the over-exposure of high scales.
+    """
+    dimensions = tuple(range(1, guided.ndim))
+    factor = answer.std(dimensions, keepdim=True) / guided.std(dimensions, keepdim=True)
+    return guided * torch.lerp(torch.ones_like(factor), factor, share)

@@ -1,4 +1,4 @@
-"""What a sampler is: a generator over a denoiser, noisy latents and falling noise levels, and nothing else."""
+"""What a sampler is: a generator over a denoiser, noisy latents, falling noise levels and noise, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from webui.core.requests import SamplerOptions
 from webui.engine.denoiser import Denoiser
 
-# Gives standard normal noise of the latents' shape, new at each call.
-NoiseSource = Callable[[], Tensor]
+# (sigma, sigma_next) → standard normal noise of the latents' shape for that stretch of noise levels. Streams give new
+# noise at each call whatever the levels; a Brownian path gives the same noise for the same stretch.
+NoiseSource = Callable[[float, float], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,5 +28,6 @@ class SamplerStep:
     denoised: Tensor
 
 
-# (denoiser, x at sigmas[0], sigmas falling to 0, noise) → a step for each pair of neighbouring sigmas.
-SamplerFunction = Callable[[Denoiser, Tensor, Sequence[float], NoiseSource], Iterator[SamplerStep]]
+# (denoiser, x at sigmas[0], sigmas falling to 0, noise, options) → a step for each pair of neighbouring sigmas. The two
+# samplers that choose their own levels, DPM fast and DPM adaptive, say how many of the given ones they are past.
+SamplerFunction = Callable[[Denoiser, Tensor, Sequence[float], NoiseSource, SamplerOptions], Iterator[SamplerStep]]

@@ -1,29 +1,38 @@
-"""DDIM: the deterministic member of the DDPM family."""
+"""DDIM: from no fresh noise at all to DDPM's, by one number."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from webui.core.requests import SamplerOptions
 from webui.engine.denoiser import Denoiser
 from webui.engine.samplers.contract import NoiseSource, SamplerStep
+from webui.engine.samplers.euler_ancestral import ancestral_step
 
 
-def ddim(denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], noise: NoiseSource) -> Iterator[SamplerStep]:  # noqa: ARG001  # every sampler has one signature
-    """Song et al. 2020 (arXiv 2010.02502), equation 12 with eta 0, on variance-preserving latents.
+def ddim(
+    denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], noise: NoiseSource, options: SamplerOptions
+) -> Iterator[SamplerStep]:
+    """Song et al. 2020 (arXiv 2010.02502), equation 12, on variance-preserving latents.
 
-    ``z = sqrt(a) x0 + sqrt(1 - a) e`` moves to ``sqrt(a') x0 + sqrt(1 - a') e`` with the same ``e``, where
-    ``a = 1 / (1 + sigma²)``; in sigma's convention ``x = z / sqrt(a)``. It differs from Euler in the noise levels it
-    is run on and in how it starts (see `unit_variance_start`). Draws no noise.
+    ``z = sqrt(a) x0 + sqrt(1 - a) e`` moves to ``sqrt(a') x0 + sqrt(1 - a' - s²) e + s · noise``, where
+    ``a = 1 / (1 + sigma²)``; in sigma's convention ``x = z / sqrt(a)`` and the deviation s is `eta` (0 by default)
+    times DDPM's, as in `ancestral_step`. With eta 0 it differs from Euler in the noise levels it is run on and in how
+    it starts (see `unit_variance_start`).
     """
-    for index, sigma in enumerate(sigmas[:-1]):
-        sigma_next = sigmas[index + 1]
+    eta = options.eta or 0.0
+    for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         denoised = denoiser(x, sigma)
+        down, up = ancestral_step(sigma, sigma_next, eta)
         predicted_noise = (x - denoised) / sigma
-        x = torch.add(denoised, predicted_noise, alpha=sigma_next)
+        x = torch.add(denoised, predicted_noise, alpha=down)
+        if up > 0:
+            x = torch.add(x, noise(sigma, sigma_next), alpha=up)
         yield SamplerStep(index, sigma, x, denoised)
 
 

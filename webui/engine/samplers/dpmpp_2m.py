@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from webui.core.requests import SamplerOptions
 from webui.engine.denoiser import Denoiser
 from webui.engine.samplers.contract import NoiseSource, SamplerStep
 
 
-def dpmpp_2m(denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], noise: NoiseSource) -> Iterator[SamplerStep]:  # noqa: ARG001  # every sampler has one signature
+def dpmpp_2m(
+    denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], noise: NoiseSource, options: SamplerOptions
+) -> Iterator[SamplerStep]:
     """DPM-Solver++(2M): Lu et al. 2022 (arXiv 2211.01095), algorithm 2, in sigma's convention.
 
     With ``lambda = -log sigma`` and ``h`` its step, ``x' = (sigma'/sigma) x - expm1(-h) D``, where D extrapolates the
@@ -21,8 +25,7 @@ def dpmpp_2m(denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Nois
     """
     previous: Tensor | None = None
     h_last = 0.0
-    for index, sigma in enumerate(sigmas[:-1]):
-        sigma_next = sigmas[index + 1]
+    for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         denoised = denoiser(x, sigma)
         if sigma_next == 0:
             x = denoised

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from webui.core.requests import SamplerOptions
 from webui.engine.denoiser import Denoiser
 from webui.engine.samplers.contract import NoiseSource, SamplerStep
 
@@ -23,16 +25,17 @@ def ancestral_step(sigma: float, sigma_next: float, eta: float = 1.0) -> tuple[f
 
 
 def euler_ancestral(
-    denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], noise: NoiseSource
+    denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], noise: NoiseSource, options: SamplerOptions
 ) -> Iterator[SamplerStep]:
-    """Ancestral sampling with Euler steps (k-diffusion's ``sample_euler_ancestral``, eta 1); never converges by design.
+    """Ancestral sampling with Euler steps (k-diffusion's ``sample_euler_ancestral``); never converges by design.
 
-    The last step, to sigma 0, adds nothing and draws no noise.
+    `eta` (1 by default) is the share of fresh noise. The last step, to sigma 0, adds nothing and draws no noise.
     """
-    for index, sigma in enumerate(sigmas[:-1]):
+    eta = 1.0 if options.eta is None else options.eta
+    for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         denoised = denoiser(x, sigma)
-        down, up = ancestral_step(sigma, sigmas[index + 1])
+        down, up = ancestral_step(sigma, sigma_next, eta)
         x = torch.lerp(denoised, x, down / sigma)
         if up > 0:
-            x = torch.add(x, noise(), alpha=up)
+            x = torch.add(x, noise(sigma, sigma_next), alpha=up * options.s_noise)
         yield SamplerStep(index, sigma, x, denoised)

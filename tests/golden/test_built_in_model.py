@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools.builtin_model.evaluate import engine_draw, judge, single_cases
+from tools.builtin_model.shapes_exam import engine_draw, judge, single_cases
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 LEAST_RIGHT = 0.85

@@ -1,4 +1,4 @@
-"""The commands: vae, latents, unet, decoder, export, evaluate; see README.md in this folder."""
+"""The commands: pack, vae, latents, unet, preview, export, reference; see README.md in this folder."""
 
 from __future__ import annotations
 
@@ -13,51 +13,69 @@ def main() -> None:
     """Runs one stage."""
     parser = argparse.ArgumentParser(prog="python -m tools.builtin_model", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("data/builtin_model"), help="where stages keep their state")
+    parser.add_argument("--preset", choices=("small", "full"), default="small", help="small for a CPU, full for a GPU")
     stages = parser.add_subparsers(dest="stage", required=True)
+    stages.add_parser("pack", help="download the drawings and pack them into art.zip")
     vae = stages.add_parser("vae", help="train the autoencoder")
     vae.add_argument("--minutes", type=float, default=25)
+    vae.add_argument("--batch", type=int, default=16)
     latents = stages.add_parser("latents", help="encode the training pictures")
-    latents.add_argument("--count", type=int, default=32_000)
+    latents.add_argument("--count", type=int, default=16_000, help="pictures of each size")
     unet = stages.add_parser("unet", help="train UNet and text encoder on the cached latents")
-    unet.add_argument("--minutes", type=float, default=90)
+    unet.add_argument("--minutes", type=float, default=75)
     unet.add_argument("--batch", type=int, default=32)
     unet.add_argument("--workers", type=int, default=1, help="processes that share a batch; on a CPU, one a core")
-    decoder = stages.add_parser("decoder", help="sharpen the autoencoder's decoder")
-    decoder.add_argument("--minutes", type=float, default=8)
+    unet.add_argument("--compile", action="store_true", help="compile the UNet first, which takes minutes")
     export = stages.add_parser("export", help="write the checkpoint file from the trained state")
-    export.add_argument("--out", type=Path, default=MODELS / "Stable-diffusion" / "atelier-first-light.safetensors")
-    evaluate = stages.add_parser("evaluate", help="ask the exported model for pictures and judge them")
-    evaluate.add_argument("--models", type=Path, default=MODELS, help="the models folder")
-    evaluate.add_argument("--sheet", type=Path, default=Path("docs/screenshots/built-in-model.png"))
-    evaluate.add_argument("--quick", action="store_true", help="the 50 single objects alone")
-    evaluate.add_argument("--json", action="store_true", help="one last line of JSON instead of a table")
+    export.add_argument("--out", type=Path, default=MODELS / "Stable-diffusion" / "atelier-sketchbook.safetensors")
+    preview = stages.add_parser("preview", help="distil the small decoder that previews are made with")
+    preview.add_argument("--minutes", type=float, default=8)
+    preview.add_argument("--batch", type=int, default=16)
+    preview.add_argument("--out", type=Path, default=MODELS / "VAE-approx" / "atelier-sketchbook_decoder.safetensors")
+    stages.add_parser("reference", help="write what evaluate.py judges by")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    arguments.folder.mkdir(parents=True, exist_ok=True)
+    folder = arguments.folder / arguments.preset
+    folder.mkdir(parents=True, exist_ok=True)
 
-    if arguments.stage == "export":
+    if arguments.stage == "pack":
+        from tools.builtin_model import art
+
+        art.fetch(arguments.folder / "npm")
+        art.pack(arguments.folder / "npm", arguments.folder / "art.zip")
+    elif arguments.stage == "export":
         from tools.builtin_model.export import export as write_checkpoint
 
-        write_checkpoint(arguments.folder, arguments.out)
-    elif arguments.stage == "evaluate":
-        from tools.builtin_model.evaluate import report
+        write_checkpoint(folder, arguments.folder / "art.zip", arguments.preset, arguments.out)
+    elif arguments.stage == "reference":
+        from tools.builtin_model.reference import write_reference
 
-        report(arguments.models, arguments.sheet, quick=arguments.quick, as_json=arguments.json)
+        write_reference(arguments.folder / "art.zip", arguments.preset)
     else:
-        _train(arguments)
+        _train(arguments, folder)
 
 
-def _train(arguments: argparse.Namespace) -> None:
-    from tools.builtin_model import train
+def _train(arguments: argparse.Namespace, folder: Path) -> None:
+    from tools.builtin_model import autoencoder, diffusion, preview
+    from tools.builtin_model.networks import PRESETS, TRAINING_SIZES
 
-    if arguments.stage == "vae":
-        train.train_vae(arguments.folder, arguments.minutes)
-    elif arguments.stage == "decoder":
-        train.train_vae(arguments.folder, arguments.minutes, decoder_only=True)
-    elif arguments.stage == "latents":
-        train.cache_latents(arguments.folder, arguments.count)
+    preset, pack, stage = PRESETS[arguments.preset], arguments.folder / "art.zip", arguments.stage
+    if stage == "vae":
+        autoencoder.train(folder, pack, preset, arguments.minutes, batch=arguments.batch)
+    elif stage == "latents":
+        for size in TRAINING_SIZES:
+            autoencoder.cache_latents(folder, pack, preset, arguments.count, size)
+    elif stage == "preview":
+        preview.distil(folder, preset, arguments.out, arguments.minutes, batch=arguments.batch)
     else:
-        train.train_unet(arguments.folder, arguments.minutes, arguments.batch, arguments.workers)
+        diffusion.train(
+            folder,
+            preset,
+            arguments.minutes,
+            batch=arguments.batch,
+            workers=arguments.workers,
+            compiled=arguments.compile,
+        )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,10 +57,10 @@ def _lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     )
 
 
-def colour_name(rgb: NDArray[np.float64]) -> str:
-    """The name in `COLOURS` nearest to `rgb` (three values, 0…255) in L*a*b*."""
-    names = tuple(COLOURS)
-    palette = _lab(np.array([COLOURS[name] for name in names], dtype=np.float64))
+def colour_name(rgb: NDArray[np.float64], palette_rgb: Mapping[str, tuple[int, int, int]] = COLOURS) -> str:
+    """The name in the palette nearest to `rgb` (three values, 0…255) in L*a*b*."""
+    names = tuple(palette_rgb)
+    palette = _lab(np.array([palette_rgb[name] for name in names], dtype=np.float64))
     return names[int(np.argmin(np.linalg.norm(palette - _lab(rgb), axis=-1)))]
 
 
@@ -116,16 +117,30 @@ def shape_name(mask: Mask) -> str:
     return shape if overlap >= LEAST_OVERLAP else ""
 
 
+def _ground(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The median colour of the picture's border."""
+    band = max(2, pixels.shape[0] // 32)
+    sides = (pixels[:band], pixels[-band:], pixels[:, :band], pixels[:, -band:])
+    return np.median(np.concatenate([side.reshape(-1, 3) for side in sides]), axis=0)
+
+
+def ground_distance(image: Image.Image) -> NDArray[np.float64]:
+    """How far each pixel's colour is from the plain ground's, in L*a*b*: (H, W)."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
+    return np.linalg.norm(_lab(pixels) - _lab(_ground(pixels)), axis=-1)
+
+
+def ground_colour(image: Image.Image) -> NDArray[np.float64]:
+    """The colour of the plain ground, three values in 0…255."""
+    return _ground(np.asarray(image.convert("RGB"), dtype=np.float64))
+
+
 def look(image: Image.Image) -> Sight:
     """Analyses an RGB picture with a plain background that reaches its border."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
     height, width = pixels.shape[:2]
-    band = max(2, height // 32)
-    border = np.concatenate(
-        [pixels[:band].reshape(-1, 3), pixels[-band:].reshape(-1, 3), pixels[:, :band].reshape(-1, 3)]
-    )
-    ground = np.median(np.concatenate([border, pixels[:, -band:].reshape(-1, 3)]), axis=0)
-    distance = np.linalg.norm(_lab(pixels) - _lab(ground), axis=-1)
+    ground = _ground(pixels)
+    distance = ground_distance(image)
     strong = distance[distance > 12]
     if strong.size <= LEAST_AREA * distance.size:
         return Sight(background=colour_name(ground), objects=())

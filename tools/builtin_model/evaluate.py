@@ -1,198 +1,102 @@
-"""Asks the built-in model for pictures through Atelier's own engine and judges them by `analysis`.
+"""Examines the built-in model: a table of how well it follows its prompts, and a contact sheet with failures marked.
 
-Prints a table, or with ``--json`` one last line, and writes a contact sheet. Half of the single objects are
-combinations of shape, colour and background that the training never showed.
+``python3 tools/builtin_model/evaluate.py [--json] [--quick]``; needs no network and nothing of the training. Under a
+Python without Atelier's packages it goes on in the program's own environment, ``.venv``.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import random
+import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+if TYPE_CHECKING:
+    from PIL import Image
 
-from tools.builtin_model.analysis import Sight, look, place_name
-from tools.builtin_model.scenes import COLOURS, COUNTS, POSITIONS, SHAPES, held_out, plural, with_article
-from webui.checkpoints.scan import CheckpointFolder
-from webui.core.events import ImageReady
-from webui.core.ports import Control
-from webui.core.requests import Txt2Img
-from webui.engine.manager import EngineManager
-from webui.settings.schema import Settings
-
-MODEL = "atelier-first-light"
-
-Draw = Callable[[str, int], Image.Image]
-"""Prompt and seed → picture."""
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = Path(__file__).with_name("reference")
+DIVERSITY_PROMPT = "a cat, 3d style"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A prompt, its seed, and for each thing it says whether a picture shows it."""
-
-    group: str
-    prompt: str
-    seed: int
-    checks: dict[str, Callable[[Sight], bool]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What a picture got right of its case."""
-
-    case: Case
-    image: Image.Image
-    right: dict[str, bool]
-
-    @property
-    def all_right(self) -> bool:
-        """Whether nothing that the prompt says is missing."""
-        return all(self.right.values())
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, default=ROOT / "models", help="the models folder")
+    parser.add_argument("--sheet", type=Path, default=ROOT / "docs/screenshots/built-in-model.png")
+    parser.add_argument("--quick", action="store_true", help="a third of the captions")
+    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
+    arguments = parser.parse_args()
+    report(arguments.models, arguments.sheet, quick=arguments.quick, as_json=arguments.json)
 
 
-def _first(sight: Sight, attribute: str) -> str:
-    return getattr(sight.objects[0], attribute) if sight.objects else ""
+def report(models: Path, sheet_file: Path, *, quick: bool, as_json: bool) -> None:
+    """Asks everything (a third of it when `quick`), writes the contact sheet, prints what was right."""
+    from PIL import Image
+
+    from tools.builtin_model import drawings_exam, shapes_exam
+    from tools.builtin_model.features import read_gallery
+
+    gallery = read_gallery(REFERENCE / "drawings.npz")
+    draw = shapes_exam.engine_draw(models)
+    part = 3 if quick else 1
+    started = time.perf_counter()
+    subjects = list(drawings_exam.adherence(gallery, 200 // part, draw))
+    unseen = list(drawings_exam.composition(gallery, 100 // part, draw))
+    spread, seeds = drawings_exam.diversity(DIVERSITY_PROMPT, 16, draw)
+    shapes = list(shapes_exam.judge(shapes_exam.single_cases(50), draw))
+    rest = [] if quick else [*shapes_exam.count_cases(24), *shapes_exam.place_cases(27)]
+    shapes += shapes_exam.judge(rest, draw)
+    held_out = [Image.open(file).convert("RGB") for file in sorted((REFERENCE / "held_out").glob("*.png"))]
+    model = models / "Stable-diffusion" / f"{shapes_exam.MODEL}.safetensors"
+    results: dict[str, Any] = {
+        "adherence": drawings_exam.shares(subjects),
+        "composition": drawings_exam.shares(unseen),
+        "vae": drawings_exam.reconstruction(model, held_out),
+        "diversity": {"rms": spread},
+        **{f"shapes, {group}": row for group, row in shapes_exam.shares(shapes).items()},
+    }
+    sheet_file.parent.mkdir(parents=True, exist_ok=True)
+    pictures = [(answer.image, answer.all_right) for answer in (*subjects[:60], *unseen[:30], *seeds)]
+    pictures += [(verdict.image, verdict.all_right) for verdict in shapes[:50]]
+    sheet(pictures).save(sheet_file, optimize=True)
+    seconds = round(time.perf_counter() - started, 1)
+    asked = len(subjects) + len(unseen) + len(seeds) + len(shapes)
+    if as_json:
+        print(json.dumps({"pictures": asked, "seconds": seconds, **results}))
+        return
+    for name, row in results.items():
+        print(f"{name:16}", "  ".join(f"{what} {value:.3g}" for what, value in row.items()))
+    for answer in (*subjects, *unseen):
+        if not answer.all_right:
+            wrong = ", ".join(name for name, right in answer.right.items() if not right)
+            print(f"wrong {wrong}: {answer.prompt!r}, seed {answer.seed}")
+    print(f"{asked} pictures in {seconds} s; {sheet_file}")
 
 
-def single_cases(count: int) -> list[Case]:
-    """One object each; the odd ones are combinations that were held out of the training."""
-    rng = random.Random(4000)
-    cases: list[Case] = []
-    while len(cases) < count:
-        shape = rng.choice(SHAPES)
-        colour, background = rng.sample(tuple(COLOURS), 2)
-        unseen = len(cases) % 2 == 1
-        if held_out(shape, colour, background) is not unseen:
-            continue
-        cases.append(
-            Case(
-                group="unseen" if unseen else "seen",
-                prompt=f"{with_article(colour)} {shape} on {with_article(background)} background",
-                seed=len(cases),
-                checks={
-                    "background": lambda sight, wanted=background: sight.background == wanted,
-                    "colour": lambda sight, wanted=colour: _first(sight, "colour") == wanted,
-                    "shape": lambda sight, wanted=shape: _first(sight, "shape") == wanted,
-                },
-            )
-        )
-    return cases
+def sheet(pictures: Sequence[tuple[Image.Image, bool]], columns: int = 12, side: int = 128) -> Image.Image:
+    """All pictures side by side at `side` pixels, those with something wrong in a red frame."""
+    from PIL import Image
 
-
-def count_cases(count: int) -> list[Case]:
-    """Two to four objects alike."""
-    rng = random.Random(5000)
-    cases: list[Case] = []
-    for index in range(count):
-        number, shape = 2 + index % 3, rng.choice(SHAPES)
-        colour, background = rng.sample(tuple(COLOURS), 2)
-        cases.append(
-            Case(
-                group="count",
-                prompt=f"{COUNTS[number]} {colour} {plural(shape)} on {with_article(background)} background",
-                seed=index,
-                checks={
-                    "background": lambda sight, wanted=background: sight.background == wanted,
-                    "colour": lambda sight, wanted=colour: {seen.colour for seen in sight.objects} == {wanted},
-                    "shape": lambda sight, wanted=shape: {seen.shape for seen in sight.objects} == {wanted},
-                    "count": lambda sight, wanted=number: len(sight.objects) == wanted,
-                },
-            )
-        )
-    return cases
-
-
-def place_cases(count: int) -> list[Case]:
-    """A small object at each of the nine places."""
-    rng = random.Random(6000)
-    places = tuple(POSITIONS)
-    cases: list[Case] = []
-    for index in range(count):
-        place, shape = places[index % len(places)], rng.choice(SHAPES)
-        colour, background = rng.sample(tuple(COLOURS), 2)
-        cases.append(
-            Case(
-                group="place",
-                prompt=f"a small {colour} {shape} at the {place} on {with_article(background)} background",
-                seed=index,
-                checks={
-                    "background": lambda sight, wanted=background: sight.background == wanted,
-                    "colour": lambda sight, wanted=colour: _first(sight, "colour") == wanted,
-                    "shape": lambda sight, wanted=shape: _first(sight, "shape") == wanted,
-                    "place": lambda sight, wanted=place: bool(sight.objects) and place_name(sight.objects[0]) == wanted,
-                },
-            )
-        )
-    return cases
-
-
-def judge(cases: Sequence[Case], draw: Draw) -> Iterator[Verdict]:
-    """Draws each case and says what came out right."""
-    for case in cases:
-        image = draw(case.prompt, case.seed)
-        sight = look(image)
-        yield Verdict(case=case, image=image, right={name: check(sight) for name, check in case.checks.items()})
-
-
-def shares(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float]]:
-    """Per group: the share of pictures with each thing right, and with everything right ("all")."""
-    table: dict[str, dict[str, float]] = {}
-    for group in dict.fromkeys(verdict.case.group for verdict in verdicts):
-        members = [verdict for verdict in verdicts if verdict.case.group == group]
-        row = {name: sum(verdict.right[name] for verdict in members) / len(members) for name in members[0].right}
-        table[group] = {**row, "all": sum(verdict.all_right for verdict in members) / len(members)}
-    return table
-
-
-def sheet(verdicts: Sequence[Verdict], columns: int = 10) -> Image.Image:
-    """All pictures side by side, those with something wrong in a red frame."""
-    cell = verdicts[0].image.width + 8
-    rows = -(-len(verdicts) // columns)
+    cell = side + 8
+    rows = -(-len(pictures) // columns)
     page = Image.new("RGB", (columns * cell, rows * cell), "white")
-    for index, verdict in enumerate(verdicts):
-        frame = Image.new("RGB", (cell - 2, cell - 2), "white" if verdict.all_right else (220, 30, 40))
-        frame.paste(verdict.image, (3, 3))
+    for index, (picture, right) in enumerate(pictures):
+        frame = Image.new("RGB", (cell - 2, cell - 2), "white" if right else (220, 30, 40))
+        frame.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (3, 3))
         page.paste(frame, (index % columns * cell + 1, index // columns * cell + 1))
     return page
 
 
-def engine_draw(models: Path, **settings: Any) -> Draw:
-    """Draws through Atelier's engine with the model at its native size; `settings` are fields of `Txt2Img`."""
-    folder = CheckpointFolder(models)
-    engine = EngineManager(folder, Settings)
-    size = folder.checkpoint(MODEL).native_size
-
-    def draw(prompt: str, seed: int) -> Image.Image:
-        request = Txt2Img(prompt=prompt, seed=seed, checkpoint=MODEL, width=size.width, height=size.height, **settings)
-        return next(
-            event.image for event in engine.generate(request, control=Control()) if isinstance(event, ImageReady)
-        )
-
-    return draw
-
-
-def report(models: Path, sheet_file: Path, *, quick: bool, as_json: bool) -> None:
-    """Judges all cases (the 50 single objects alone when `quick`), writes the contact sheet, prints what was right."""
-    cases = single_cases(50) + ([] if quick else count_cases(24) + place_cases(27))
-    draw = engine_draw(models)
-    started = time.perf_counter()
-    verdicts = list(judge(cases, draw))
-    seconds = time.perf_counter() - started
-    sheet_file.parent.mkdir(parents=True, exist_ok=True)
-    sheet(verdicts).save(sheet_file, optimize=True)
-    table = shares(verdicts)
-    if as_json:
-        print(json.dumps({"pictures": len(verdicts), "seconds": round(seconds, 1), "right": table}))
-        return
-    for group, row in table.items():
-        print(f"{group:8}", "  ".join(f"{name} {share:4.0%}" for name, share in row.items()))
-    for verdict in verdicts:
-        if not verdict.all_right:
-            wrong = ", ".join(name for name, right in verdict.right.items() if not right)
-            print(f"wrong {wrong}: {verdict.case.prompt!r}, seed {verdict.case.seed}")
-    print(f"{len(verdicts)} pictures in {seconds:.0f} s; {sheet_file}")
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    python = next(ROOT.glob(".venv/*/python*"), None)
+    if find_spec("diffusers") is None and python is not None:
+        os.execv(python, [str(python), *sys.argv])
+    sys.path.insert(0, str(ROOT))
+    main()

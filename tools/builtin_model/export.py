@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from webui.checkpoints import keymap
 from webui.checkpoints.families.markers import CONFIG_KEY, PREDICTION_KEY, RESOLUTION_KEY
 from webui.hardware import torchvision_operators
 
+if TYPE_CHECKING:
+    from tools.builtin_model.networks import Preset
+
 logger = logging.getLogger(__name__)
 
 LATENT_SCALE = 8
 PICTURES_FOR_COLOURS = 64
-TITLE = "Atelier first light"
-DESCRIPTION = "Simple drawings from words: shapes, colours, counts and places. Trained by tools/builtin_model."
+TITLE = "Atelier sketchbook"
+DESCRIPTION = "Little drawings from words: animals, food, things and plain shapes. Trained by tools/builtin_model."
 
 
 def original_layout(
@@ -79,18 +80,14 @@ def fit_latent_colours(latents: Tensor, pictures: Tensor) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _drawn_latents(vae: Any, scaling_factor: float) -> tuple[Tensor, Tensor]:
-    """Scaled latents of freshly drawn pictures, and those pictures at the latents' size."""
-    from tools.builtin_model.networks import IMAGE_SIZE
-    from tools.builtin_model.scenes import draw, random_scene
-    from tools.builtin_model.train import to_tensor
+def _latents_and_colours(vae: Any, scaling_factor: float, pack: Path, preset: Preset) -> tuple[Tensor, Tensor]:
+    """Scaled latents of freshly made pictures, and those pictures at the latents' size."""
+    from tools.builtin_model.training import as_pixels, picture_batches
 
-    rng = random.Random(4000)
-    images = [draw(random_scene(rng), IMAGE_SIZE, rng) for _ in range(PICTURES_FOR_COLOURS)]
-    side = IMAGE_SIZE // LATENT_SCALE
-    small = to_tensor([image.resize((side, side), Image.Resampling.BOX) for image in images])
-    latents = torch.cat([vae.encode(pixels).latent_dist.mean for pixels in to_tensor(images).split(8)])
-    return latents * scaling_factor, small
+    arrays, _ = next(picture_batches(pack, preset, batch=PICTURES_FOR_COLOURS, seed=4000))
+    pixels = as_pixels(arrays, torch.device("cpu"))
+    latents = torch.cat([vae.encode(few).latent_dist.mean for few in pixels.split(8)])
+    return latents * scaling_factor, torch.nn.functional.avg_pool2d(pixels, LATENT_SCALE)
 
 
 def write(path: Path, state: dict[str, Tensor], information: dict[str, str]) -> None:
@@ -102,27 +99,24 @@ def write(path: Path, state: dict[str, Tensor], information: dict[str, str]) -> 
     temporary.replace(path)
 
 
-def export(folder: Path, out: Path) -> None:
-    """Reads the training state in `folder` (vae.pt, unet.pt, latents.pt) and writes the checkpoint `out`."""
+def export(folder: Path, pack: Path, preset_name: str, out: Path) -> None:
+    """Reads the training state in `folder` (vae.pt, unet.pt, the latents) and writes the checkpoint `out`."""
     torchvision_operators.declare()
-    from tools.builtin_model import networks
-    from tools.builtin_model.train import BETAS
+    from tools.builtin_model import autoencoder, networks
+    from tools.builtin_model.diffusion import BETAS
 
+    preset = networks.PRESETS[preset_name]
     out.parent.mkdir(parents=True, exist_ok=True)
-    model = nn.ModuleDict({"unet": networks.make_unet(), "text": networks.make_text_encoder()})
+    model = nn.ModuleDict({"unet": networks.make_unet(preset), "text": networks.make_text_encoder(preset)})
     model.load_state_dict(torch.load(folder / "unet.pt", weights_only=True, map_location="cpu")["ema"])
-    vae = networks.make_vae()
-    vae.load_state_dict(torch.load(folder / "vae.pt", weights_only=True, map_location="cpu")["ema"])
-    vae.eval()
-    cached = torch.load(folder / "latents.pt", weights_only=True, map_location="cpu", mmap=True)
-    scaling_factor = float(cached["scaling_factor"])
-    latents, small = _drawn_latents(vae, scaling_factor)
+    vae = autoencoder.load(folder, preset)
+    scaling_factor = autoencoder.scaling_factor(folder)
     config = {
-        "unet": networks.UNET_CONFIG,
-        "vae": {**networks.VAE_CONFIG, "scaling_factor": scaling_factor},
-        "text_encoder": networks.TEXT_CONFIG,
+        "unet": networks.unet_config(preset),
+        "vae": {**networks.vae_config(preset), "scaling_factor": scaling_factor},
+        "text_encoder": networks.text_config(preset),
         "scheduler": {key: BETAS[key] for key in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")},
-        "latent_to_rgb": fit_latent_colours(latents, small),
+        "latent_to_rgb": fit_latent_colours(*_latents_and_colours(vae, scaling_factor, pack, preset)),
     }
     state = original_layout(model["unet"], vae, model["text"], config)
     write(out, state, metadata(config, prediction="v", side=networks.IMAGE_SIZE, title=TITLE))

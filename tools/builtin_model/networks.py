@@ -1,72 +1,126 @@
-"""The built-in model's three networks, in Stable Diffusion's architecture and much narrower.
+"""The built-in model's three networks, in Stable Diffusion's architecture and much narrower, at two sizes.
 
 The configurations below travel inside the exported file, so this module is needed to train and never to load.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-IMAGE_SIZE = 128
-TEXT_WIDTH = 64
+from tools.builtin_model.art import FAVOURITES, STYLES
+
+IMAGE_SIZE = 256
+LATENT_SIZE = IMAGE_SIZE // 8
+# The UNet learns at these sizes in turn: what words mean at the first, for a quarter of the cost, then its own.
+TRAINING_SIZES = (128, IMAGE_SIZE)
 TOKENS = 77
 START_TOKEN, END_TOKEN = 49406, 49407
 
-VAE_CONFIG: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
-    "block_out_channels": [32, 64, 64, 64],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 1,
-    # Eight groups, where Stable Diffusion has 32: with 32 channels that would be one channel a group, and
-    # normalising a channel by itself erases the flat tones that drawings are made of.
-    "norm_num_groups": 8,
-    "sample_size": IMAGE_SIZE,
-}
 
-UNET_CONFIG: dict[str, Any] = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "sample_size": IMAGE_SIZE // 8,
-    "block_out_channels": [64, 96, 160],
-    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    "layers_per_block": 1,
-    "cross_attention_dim": TEXT_WIDTH,
-    # diffusers' name notwithstanding this is the number of heads at each level: 32 channels a head.
-    "attention_head_dim": [2, 3, 5],
-    "norm_num_groups": 32,
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """What is trained: the networks' widths, and the subjects (none means all that the pack has) and styles shown."""
 
-TEXT_CONFIG: dict[str, Any] = {
-    "vocab_size": 49408,
-    "hidden_size": TEXT_WIDTH,
-    "intermediate_size": TEXT_WIDTH * 4,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": TOKENS,
-    "projection_dim": TEXT_WIDTH,
-    "hidden_act": "quick_gelu",
-    "bos_token_id": START_TOKEN,
-    "eos_token_id": END_TOKEN,
+    vae_channels: tuple[int, ...]
+    unet_channels: tuple[int, ...]
+    # Whether each level of the UNet has cross attention; the finest levels of the small one go without, for speed.
+    unet_attends: tuple[bool, ...]
+    layers: int
+    text_width: int
+    subjects: tuple[str, ...]
+    styles: tuple[str, ...]
+
+
+PRESETS = {
+    # For two CPU cores and an hour or two: most of the work at 16 × 16 and below, where matrix units are used well.
+    "small": Preset(
+        vae_channels=(32, 64, 64, 64),
+        unet_channels=(32, 64, 128, 160),
+        unet_attends=(False, True, True, True),
+        layers=1,
+        text_width=64,
+        subjects=FAVOURITES,
+        styles=("3d", "flat"),
+    ),
+    # For a GPU: everything in the pack.
+    "full": Preset(
+        vae_channels=(48, 96, 96, 96),
+        unet_channels=(96, 128, 192),
+        unet_attends=(False, True, True),
+        layers=1,
+        text_width=64,
+        subjects=(),
+        styles=STYLES,
+    ),
 }
 
 
-def make_vae() -> AutoencoderKL:
+def vae_config(preset: Preset) -> dict[str, Any]:
+    """The arguments of `AutoencoderKL`."""
+    return {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "block_out_channels": list(preset.vae_channels),
+        "down_block_types": ["DownEncoderBlock2D"] * len(preset.vae_channels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(preset.vae_channels),
+        "layers_per_block": 1,
+        # Eight groups, where Stable Diffusion has 32: with 32 channels that would be one channel a group, and
+        # normalising a channel by itself erases the flat tones that drawings are made of.
+        "norm_num_groups": 8,
+        "sample_size": IMAGE_SIZE,
+    }
+
+
+def unet_config(preset: Preset) -> dict[str, Any]:
+    """The arguments of `UNet2DConditionModel`."""
+    attends = preset.unet_attends
+    return {
+        "in_channels": 4,
+        "out_channels": 4,
+        "sample_size": LATENT_SIZE,
+        "block_out_channels": list(preset.unet_channels),
+        "down_block_types": ["CrossAttnDownBlock2D" if level else "DownBlock2D" for level in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)],
+        "layers_per_block": preset.layers,
+        "cross_attention_dim": preset.text_width,
+        # diffusers' name notwithstanding this is the number of heads at each level: 32 channels a head.
+        "attention_head_dim": [channels // 32 for channels in preset.unet_channels],
+        "norm_num_groups": 16,
+    }
+
+
+def text_config(preset: Preset) -> dict[str, Any]:
+    """The arguments of `CLIPTextConfig`."""
+    return {
+        "vocab_size": 49408,
+        "hidden_size": preset.text_width,
+        "intermediate_size": preset.text_width * 4,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": TOKENS,
+        "projection_dim": preset.text_width,
+        "hidden_act": "quick_gelu",
+        "bos_token_id": START_TOKEN,
+        "eos_token_id": END_TOKEN,
+    }
+
+
+def make_vae(preset: Preset) -> AutoencoderKL:
     """An untrained autoencoder: (N, 3, H, W) in -1…1 ↔ (N, 4, H/8, W/8)."""
-    return AutoencoderKL(**VAE_CONFIG)
+    return AutoencoderKL(**vae_config(preset))
 
 
-def make_unet() -> UNet2DConditionModel:
-    """An untrained UNet: noisy latents, timestep, (N, 77, `TEXT_WIDTH`) text states → v-prediction."""
-    return UNet2DConditionModel(**UNET_CONFIG)
+def make_unet(preset: Preset) -> UNet2DConditionModel:
+    """An untrained UNet: noisy latents, timestep, (N, 77, text width) text states → v-prediction."""
+    return UNet2DConditionModel(**unet_config(preset))
 
 
-def make_text_encoder() -> CLIPTextModel:
-    """An untrained CLIP text encoder: (N, 77) token ids → (N, 77, `TEXT_WIDTH`)."""
-    return CLIPTextModel(CLIPTextConfig(**TEXT_CONFIG))
+def make_text_encoder(preset: Preset) -> CLIPTextModel:
+    """An untrained CLIP text encoder: (N, 77) token ids → (N, 77, text width)."""
+    return CLIPTextModel(CLIPTextConfig(**text_config(preset)))

@@ -9,32 +9,33 @@ from webui.hardware import torchvision_operators
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, pack):
     torchvision_operators.declare()
     from tools.builtin_model import export as stage
     from tools.builtin_model import networks
 
+    preset = networks.PRESETS["small"]
     folder = tmp_path_factory.mktemp("state")
     models = tmp_path_factory.mktemp("models")
     (models / "Stable-diffusion").mkdir()
-    modules = torch.nn.ModuleDict({"unet": networks.make_unet(), "text": networks.make_text_encoder()})
-    vae = networks.make_vae()
+    modules = torch.nn.ModuleDict({"unet": networks.make_unet(preset), "text": networks.make_text_encoder(preset)})
+    vae = networks.make_vae(preset)
     torch.save({"ema": modules.state_dict(), "step": 3}, folder / "unet.pt")
     torch.save({"ema": vae.state_dict()}, folder / "vae.pt")
-    torch.save({"latents": torch.zeros(2, 4, 16, 16), "scaling_factor": 0.75}, folder / "latents.pt")
+    torch.save({"latents": torch.zeros(2, 4, 16, 16), "scaling_factor": 0.75}, folder / "latents-128.pt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "PICTURES_FOR_COLOURS", 8)
-        stage.export(folder, models / "Stable-diffusion" / "atelier-first-light.safetensors")
+        stage.export(folder, pack, "small", models / "Stable-diffusion" / "atelier-sketchbook.safetensors")
     return models, modules, vae
 
 
 def test_the_file_is_small_and_is_the_default(exported):
     catalogue = CheckpointFolder(exported[0])
 
-    assert catalogue.checkpoint("").name == "atelier-first-light"
-    assert str(catalogue.checkpoint("").native_size) == "128x128"
-    assert catalogue.path("").stat().st_size <= 24e6
-    assert [path.name for path in catalogue.path("").parent.iterdir()] == ["atelier-first-light.safetensors"]
+    assert catalogue.checkpoint("").name == "atelier-sketchbook"
+    assert str(catalogue.checkpoint("").native_size) == "256x256"
+    assert catalogue.path("").stat().st_size <= 27e6
+    assert [path.name for path in catalogue.path("").parent.iterdir()] == ["atelier-sketchbook.safetensors"]
 
 
 def test_the_file_loads_to_the_trained_weights(exported):

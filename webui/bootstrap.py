@@ -6,6 +6,7 @@ gradio in `build`, torch and the engine in the worker's thread (`webui.engine.ma
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -80,6 +81,8 @@ def build(folders: Folders, options: ServerOptions) -> App:
     from webui.checkpoints.offer import PackagedOffer
     from webui.checkpoints.packaged import X4PLUS
     from webui.checkpoints.scan import UPSCALER_FOLDERS
+    from webui.checkpoints.tokenizer import ClipTokenizer
+    from webui.core.prompt.counting import count_tokens
     from webui.database.opening import open_database
     from webui.extensions.host import ExtensionHost
     from webui.gallery.files import ImageFiles
@@ -115,6 +118,7 @@ def build(folders: Folders, options: ServerOptions) -> App:
         extensions=extensions,
         upscaler_offer=offer,
         engine_status=room.engine.status,
+        count_tokens=functools.partial(count_tokens, tokenizer=ClipTokenizer()),
         folders=folders,
     )
     page = PageApplication(

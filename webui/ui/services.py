@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from webui.core.ports import EngineStatus, ModelCatalogue, ModelOffer
+from webui.core.prompt.counting import TokenCount
 
 if TYPE_CHECKING:
     from webui.core.paths import Folders
@@ -27,4 +28,5 @@ class Services:
     extensions: ExtensionHost
     upscaler_offer: ModelOffer
     engine_status: Callable[[], EngineStatus]
+    count_tokens: Callable[[str], TokenCount]
     folders: Folders

@@ -5,7 +5,7 @@ Numbers have no hard limits here: what is out of range reaches `webui.core.valid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,9 @@ from gradio.components import Component
 
 from webui.core import catalogue
 from webui.core.geometry import Size
+from webui.core.prompt.counting import TokenCount
 from webui.core.requests import Txt2Img
+from webui.ui.components.token_counter import add_counter, wire_counter
 from webui.ui.reading import GENERATION_LABELS
 
 _DEFAULTS = Txt2Img()
@@ -70,9 +72,10 @@ class Form:
         return made
 
 
-def add_prompts(form: Form) -> None:
-    """Adds the prompt and the negative prompt."""
-    form.fields["prompt"] = gr.Textbox(
+def add_prompts(form: Form, count_tokens: Callable[[str], TokenCount]) -> None:
+    """Adds the prompt and the negative prompt, each with a count of its tokens."""
+    counter = add_counter(f"{form.tab}_token_counter")
+    form.fields["prompt"] = prompt = gr.Textbox(
         label="Prompt",
         lines=3,
         max_lines=8,
@@ -81,7 +84,8 @@ def add_prompts(form: Form) -> None:
         elem_classes="prompt",
         autofocus=form.tab == "txt2img",
     )
-    form.fields["negative_prompt"] = gr.Textbox(
+    negative_counter = add_counter(f"{form.tab}_negative_token_counter")
+    form.fields["negative_prompt"] = negative = gr.Textbox(
         label="Negative prompt",
         lines=1,
         max_lines=6,
@@ -89,6 +93,8 @@ def add_prompts(form: Form) -> None:
         elem_id=f"{form.tab}_neg_prompt",
         elem_classes="prompt",
     )
+    wire_counter(prompt, counter, count_tokens)
+    wire_counter(negative, negative_counter, count_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ def build_studio(
     with gr.Row(elem_classes=["studio", f"studio-{tab}"]):
         with gr.Column(elem_classes="studio-ask"):
             start = picture() if picture is not None else None
-            add_prompts(form)
+            add_prompts(form, services.count_tokens)
             run = add_run_buttons(tab)
         with gr.Column(elem_classes="studio-picture"):
             result = add_result_panel(tab)

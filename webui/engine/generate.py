@@ -33,7 +33,7 @@ from webui.engine.noise import Noise, open_stream, settled_source
 from webui.engine.phases import Phases
 from webui.engine.pixels import decode, to_images
 from webui.engine.placement import placed
-from webui.engine.previews import preview_of
+from webui.engine.previews import Render, preview_of
 from webui.engine.refiner import RefinedDenoiser, evaluations_before
 from webui.engine.samplers import NoiseSource, Sampler, SamplerStep, find_sampler, unit_variance_start
 from webui.engine.schedules import SigmaTable, make_sigmas
@@ -48,9 +48,10 @@ class Bench:
 
     `prompts` outlives the request; `phases` already holds what loading took. `weights` tells the checkpoint's from any
     others, also from those of a file that took its name. `vae_name` is that of a VAE in place of the checkpoint's own,
-    "" without one. The hashes may still be in the making. `embeddings` may be named in prompts; `patches` tells what LoRAs
-    change in the text encoders from any other such change; `network_hashes` are A1111's pairs about both, `notices` what
-    the person at the page should know about them. `refine` lays out the refiner's own bench, where one is asked for.
+    "" without one. The hashes may still be in the making. `embeddings` may be named in prompts; `patches` tells what
+    LoRAs change in the text encoders from any other such change; `network_hashes` are A1111's pairs about both, and
+    `notices` what the person at the page should know about them. `refine` lays out the refiner's own bench, where one
+    is asked for; `render` makes previews.
     """
 
     checkpoint: LoadedCheckpoint
@@ -65,6 +66,7 @@ class Bench:
     network_hashes: Callable[[], Mapping[str, str]] = dict
     notices: tuple[str, ...] = ()
     refine: Callable[[], AbstractContextManager[Bench]] | None = None
+    render: Render | None = None
     prompts: PromptCache = field(default_factory=PromptCache)
     phases: Phases = field(default_factory=Phases)
 
@@ -128,7 +130,7 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
             denoiser = _denoiser(request, plan, sampler, sigmas, bench, canvas, stack)
             walk = denoise(sampler, denoiser, x, sigmas, drawn, request.sampler_options, control)
             latents = yield from _as_events(
-                walk, checkpoint, batch=first // request.batch_size, before=first // at_once * steps, total=total
+                walk, bench.render, batch=first // request.batch_size, before=first // at_once * steps, total=total
             )
         if latents is None:
             continue
@@ -209,7 +211,7 @@ def _denoiser(
 
     With a mask, it keeps the canvas's picture outside it. The refiner stays loaded until `stack` is closed.
     """
-    denoiser: Denoiser = _network(request, plan, sampler, sigmas, bench)
+    denoiser: Denoiser = _network(request, plan, sampler, sigmas, bench, beside=canvas.beside)
     if bench.refine is not None:
         refine, latents = bench.refine, bench.checkpoint.scaling_factor
 
@@ -217,7 +219,7 @@ def _denoiser(
             # Its weights outlive this request, so they must not be made as tensors of inference alone.
             with torch.inference_mode(mode=False):
                 refined = stack.enter_context(refine())
-            if refined.checkpoint.scaling_factor != latents:
+            if refined.checkpoint.scaling_factor != latents or refined.checkpoint.input != "latents":
                 raise UserError(
                     f"The refiner {refined.checkpoint.info.name!r} works on latents of another kind than"
                     f" {bench.checkpoint.info.name!r}; choose a refiner of the same family."
@@ -234,15 +236,24 @@ def _denoiser(
 
 
 def _network(
-    request: DiffusionRequest, plan: PromptPlan, sampler: Sampler, sigmas: Sequence[float], bench: Bench, made: int = 0
+    request: DiffusionRequest,
+    plan: PromptPlan,
+    sampler: Sampler,
+    sigmas: Sequence[float],
+    bench: Bench,
+    *,
+    beside: Tensor | None = None,
+    made: int = 0,
 ) -> NetworkDenoiser:
-    """The bench's network under guidance, for a walk of which `made` evaluations are past."""
+    """The bench's network under guidance, for a walk of which `made` evaluations are past; see `Canvas.beside`."""
     predict = Guided(
         bench.checkpoint.unet,
         plan,
         cfg_scale=sampler.scale(request.cfg_scale),
         guidance=request.guidance,
         evaluations=sampler.evaluations * (len(sigmas) - 1),
+        beside=beside,
+        edits=bench.checkpoint.input == "edit",
         needs_negative=sampler.plus_plus,
         made=made,
     )
@@ -278,7 +289,7 @@ def _walk_noise(
 
 def _as_events(
     walk: Generator[SamplerStep, None, Tensor | None],
-    checkpoint: LoadedCheckpoint,
+    render: Render | None,
     *,
     batch: int,
     before: int,
@@ -295,5 +306,5 @@ def _as_events(
             total=total,
             batch=batch,
             sigma=step.sigma,
-            preview=preview_of(step.denoised, checkpoint.latent_to_rgb),
+            preview=preview_of(step.denoised, render),
         )

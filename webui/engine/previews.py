@@ -1,4 +1,4 @@
-"""A forming picture as a small JPEG: a linear map from latents to colours, cheap enough for any step.
+"""A forming picture as a small JPEG, by a small decoder where there is one, else by a linear map to colours.
 
 Called from the thread that shows previews, at its own pace; it only reads the latents it was given.
 """
@@ -8,35 +8,69 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from webui.checkpoints.loaded import LatentToRgb
 from webui.engine.pixels import to_images
 
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.vae import DecoderTiny
+
 LONGEST_SIDE = 512
 LATENT_SCALE = 8
 JPEG_QUALITY = 80
 
+Render = Callable[[Tensor], Tensor]
+"""Scaled latents (1, C, h, w) → a rough picture (1, 3, H, W) in -1…1 of the same shape, at any scale."""
+
+
+def by_colours(mapping: LatentToRgb) -> Render:
+    """Each latent pixel to one colour: cheap enough for any machine."""
+    weights = torch.tensor(mapping.weights)
+
+    def render(latents: Tensor) -> Tensor:
+        row = latents[0].float().cpu()
+        # Written out, since a matrix product would wake all of torch's threads for a few thousand numbers.
+        colours = [(row * weights[:, c, None, None]).sum(0) + mapping.bias[c] for c in range(3)]
+        return torch.stack(colours).unsqueeze(0)
+
+    return render
+
+
+def by_decoder(decoder: DecoderTiny) -> Render:
+    """The small decoder's picture, made from shrunken latents where it would come out larger than is shown."""
+
+    def render(latents: Tensor) -> Tensor:
+        weight = next(decoder.parameters())
+        latents = latents.to(device=weight.device, dtype=weight.dtype)
+        factor = LONGEST_SIDE / LATENT_SCALE / max(latents.shape[-2:])
+        if factor < 1:
+            latents = F.interpolate(latents, scale_factor=factor, mode="area")
+        return decoder(latents).float().cpu()
+
+    return render
+
 
 @torch.inference_mode()
-def latents_to_jpeg(latents: Tensor, mapping: LatentToRgb) -> bytes:
-    """Scaled latents (N, 4, h, w) → JPEG of the pictures side by side, at most `LONGEST_SIDE` px long."""
-    row = torch.cat(list(latents.float().cpu()), dim=-1) if latents.shape[0] > 1 else latents[0].float().cpu()
-    weights = torch.tensor(mapping.weights)
-    # Written out, since a matrix product would wake all of torch's threads for a few thousand numbers.
-    colours = torch.stack([(row * weights[:, c, None, None]).sum(0) + mapping.bias[c] for c in range(3)])
-    image = to_images(colours.unsqueeze(0))[0]
-    factor = min(LATENT_SCALE, LONGEST_SIDE / max(image.size))
-    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    image = image.resize(size, Image.Resampling.BICUBIC)
+def latents_to_jpeg(latents: Tensor, render: Render) -> bytes:
+    """Scaled latents (N, C, h, w) → JPEG of the pictures side by side, at most `LONGEST_SIDE` px long."""
+    row = torch.cat(list(latents), dim=-1).unsqueeze(0)
+    image = to_images(render(row))[0]
+    whole = max(row.shape[-2:]) * LATENT_SCALE
+    factor = min(1.0, LONGEST_SIDE / whole) * whole / max(image.size)
+    if factor != 1:
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 
-def preview_of(denoised: Tensor, mapping: LatentToRgb | None) -> Callable[[], bytes] | None:
-    """A closure that renders `denoised` when, and only if, somebody wants to see it; None without a `mapping`."""
-    return None if mapping is None else functools.partial(latents_to_jpeg, denoised, mapping)
+def preview_of(denoised: Tensor, render: Render | None) -> Callable[[], bytes] | None:
+    """A closure that renders `denoised` when, and only if, somebody wants to see it; None without a `render`."""
+    return None if render is None else functools.partial(latents_to_jpeg, denoised, render)

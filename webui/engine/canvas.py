@@ -14,6 +14,7 @@ from webui.core.requests import DiffusionRequest, Img2Img, Inpaint, MaskedConten
 from webui.engine import inpaint
 from webui.engine.img2img import first_step, fit
 from webui.engine.pixels import as_rgb, encode, read_image, to_pixels
+from webui.engine.unet_input import beside_latents
 
 
 def _as_it_is(image: Image.Image) -> Image.Image:
@@ -25,11 +26,13 @@ class Canvas:
     """The start of a request, the same for all its pictures.
 
     `latents` (1, 4, h, w) is the encoded picture, None for txt2img; `mask` (1, 1, h, w) is 1 where it is remade, None
-    for everywhere. `first_step` says how many steps are left out. `finish` takes each decoded picture to the finished.
+    for everywhere. `beside` (1, channels, h, w) is what the checkpoint's UNet takes with the latents, None for nothing.
+    `first_step` says how many steps are left out. `finish` takes each decoded picture to the finished.
     """
 
     latents: Tensor | None = None
     mask: Tensor | None = None
+    beside: Tensor | None = None
     content: MaskedContent = MaskedContent.ORIGINAL
     first_step: int = 0
     finish: Callable[[Image.Image], Image.Image] = _as_it_is
@@ -50,25 +53,36 @@ class Canvas:
 
 
 def make_canvas(request: DiffusionRequest, checkpoint: LoadedCheckpoint, device: torch.device) -> Canvas:
-    """The canvas of `request`; raises `UnreadableImage` or `InvalidRequest` for pictures that cannot be used."""
+    """The canvas of `request`; raises `UnreadableImage` or `InvalidRequest` for pictures that cannot be used.
+
+    Raises `UserError` for a checkpoint that wants something else to start from.
+    """
     if isinstance(request, Txt2Img):
-        return Canvas()
+        return Canvas(beside=_on(device, beside_latents(checkpoint, request.size)))
     start = first_step(request.steps, request.denoising_strength)
     if isinstance(request, Img2Img):
         image = fit(as_rgb(read_image(request.init_image, "picture to start from")), request.size, request.resize_mode)
-        latents = encode(checkpoint.vae, to_pixels(image), checkpoint.scaling_factor)
-        return Canvas(latents=latents.to(device), first_step=start)
+        pixels = to_pixels(image)
+        beside = beside_latents(checkpoint, request.size, pixels=pixels)
+        latents = encode(checkpoint.vae, pixels, checkpoint.scaling_factor)
+        return Canvas(latents=latents.to(device), beside=_on(device, beside), first_step=start)
     return _inpaint_canvas(request, checkpoint, device, start)
+
+
+def _on(device: torch.device, beside: Tensor | None) -> Tensor | None:
+    return None if beside is None else beside.to(device)
 
 
 def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torch.device, start: int) -> Canvas:
     prepared = inpaint.prepare(request)
     pixels = to_pixels(prepared.image)
+    beside = beside_latents(checkpoint, request.size, pixels=pixels, mask=prepared.mask)
     if request.masked_content is MaskedContent.FILL:
         pixels = inpaint.filled(pixels, prepared.mask)
     return Canvas(
         latents=encode(checkpoint.vae, pixels, checkpoint.scaling_factor).to(device),
         mask=inpaint.latent_mask(prepared.mask).to(device),
+        beside=_on(device, beside),
         content=request.masked_content,
         first_step=start,
         finish=prepared.paste,

@@ -20,6 +20,7 @@ _ATTENTION = (
     ("PyTorch SDPA", "sdpa"),
     ("Chunked, for little memory", "chunked"),
 )
+_OWN_VAE = "The checkpoint's own"
 
 
 def build_settings(page: gr.Blocks, services: Services) -> None:
@@ -29,16 +30,52 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
     attention = gr.Dropdown(list(_ATTENTION), label="Attention", elem_id="setting_attention")
     previews = gr.Checkbox(label="Show the picture while it forms", elem_id="setting_previews")
     rate = gr.Number(label="Previews per second, at most", elem_id="setting_previews_per_second", step=0.5)
+    vae = gr.Dropdown(
+        label="VAE",
+        info="For checkpoints without a VAE beside them, where a request leaves it open.",
+        elem_id="setting_vae",
+    )
+    gr.HTML("<h2>Memory</h2>")
+    main_memory = gr.Number(
+        label="Main memory for loaded models, in GiB",
+        info="0 takes half of what is free. What was used least recently leaves first.",
+        elem_id="setting_model_memory",
+        step=1,
+    )
+    video_memory = gr.Number(
+        label="Video memory for models and their work, in GiB",
+        info="0 takes what is free. What does not fit waits in main memory.",
+        elem_id="setting_video_memory",
+        step=1,
+    )
     save = gr.Button("Save settings", variant="primary", elem_id="settings_save")
-    fields: list[Component] = [attention, previews, rate]
+    fields: list[Component] = [attention, previews, rate, vae, main_memory, video_memory]
 
     def show() -> list[Any]:
         now = store.current
         known = now.attention in [value for _, value in _ATTENTION]
-        return [now.attention if known else gr.skip(), now.previews, now.previews_per_second]
+        vaes = [
+            (_OWN_VAE, ""),
+            *((name, name) for name in dict.fromkeys([*services.catalogue.vaes(), now.vae]) if name),
+        ]
+        return [
+            now.attention if known else gr.skip(),
+            now.previews,
+            now.previews_per_second,
+            gr.Dropdown(choices=vaes, value=now.vae),
+            now.model_memory_gib,
+            now.video_memory_gib,
+        ]
 
-    def keep(attention: str, previews: bool, rate: object) -> None:
-        store.update(attention=attention, previews=previews, previews_per_second=number("Previews per second", rate))
+    def keep(attention: str, previews: bool, rate: object, vae: str, main_memory: object, video_memory: object) -> None:
+        store.update(
+            attention=attention,
+            previews=previews,
+            previews_per_second=number("Previews per second", rate),
+            vae=vae,
+            model_memory_gib=number("Main memory", main_memory),
+            video_memory_gib=number("Video memory", video_memory),
+        )
         inform("The settings are saved; the next picture uses them.")
 
     save.click(guarded(keep), inputs=fields, show_progress="hidden")

@@ -30,15 +30,23 @@ _DECLARED = {
 }
 
 
-def load_vae(path: Path, checkpoint: LoadedCheckpoint, *, dtype: torch.dtype, device: torch.device) -> AutoencoderKL:
+def load_vae(
+    path: Path,
+    checkpoint: LoadedCheckpoint,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    conversions: Path | None = None,
+) -> AutoencoderKL:
     """The VAE in the file at `path`, of the architecture of the one in `checkpoint`, in `dtype` on `device`.
 
-    The original's and diffusers' names are known. Raises `UnsupportedModel` for a damaged file, or one of a family
+    The original's and diffusers' names are known. A pickle is converted on the way, and kept in the folder
+    `conversions` for the next time if there is one. Raises `UnsupportedModel` for a damaged file, or one of a family
     whose latents are others.
     """
     with torch.device("meta"):
         vae = cast("AutoencoderKL", type(checkpoint.vae).from_config(checkpoint.vae.config))
-    with open_weights(path) as weights:
+    with open_weights(path, conversions=conversions) as weights:
         prefix = prefix_of(weights.header)
         if prefix is None:
             raise UnsupportedModel(f"{path.name} holds no VAE; choose another one, or None for the checkpoint's own.")

@@ -165,7 +165,13 @@ class Workshop:
             return PreparedVae(vae=own, part=prepared.parts["vae"], heads=frozenset(head_sizes(own)))
 
         def load() -> Resident[Held]:
-            vae = load_vae(path, prepared.checkpoint, dtype=self.dtype, device=self._home(path.stat().st_size))
+            vae = load_vae(
+                path,
+                prepared.checkpoint,
+                dtype=self.dtype,
+                device=self._home(path.stat().st_size),
+                conversions=self._folder.conversions,
+            )
             part = ModulePart.of(vae)
             loaded = PreparedVae(vae=vae, part=part, heads=frozenset(head_sizes(vae)), name=path.name, file=path)
             return Resident(name=path.name, parts={"vae": part}, model=loaded)

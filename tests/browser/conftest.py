@@ -54,7 +54,8 @@ class Served:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    # pip finds nothing: no test asks a registry for anything.
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PIP_NO_INDEX": "1"}
 
 
 @pytest.fixture(scope="session")

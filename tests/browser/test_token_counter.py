@@ -1,4 +1,4 @@
-"""The token counters follow what is typed and what is brought back."""
+"""The token counters follow what is typed."""
 
 from __future__ import annotations
 
@@ -12,5 +12,3 @@ def test_tokens_are_counted_while_typing(page):
     expect(prompt).to_have_text("5/75")
     page.fill("#txt2img_neg_prompt textarea", "blurry BREAK dark")
     expect(negative).to_have_text("76/150")
-    page.reload()
-    expect(prompt).to_have_text("5/75")

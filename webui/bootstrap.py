@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from webui.core.infotext import KnownModels
 from webui.core.paths import Folders
 from webui.core.ports import Engine, ModelCatalogue
 from webui.server.options import ServerOptions
@@ -67,10 +68,14 @@ class App:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRoom:
-    """The models folder and the engine over it, as everything else sees them."""
+    """The models folder and the engine over it, as everything else sees them.
+
+    `known_models` says which files a pasted infotext may name.
+    """
 
     catalogue: ModelCatalogue
     engine: Engine
+    known_models: Callable[[], KnownModels] = KnownModels
 
 
 def build(folders: Folders, options: ServerOptions) -> App:
@@ -113,6 +118,7 @@ def build(folders: Folders, options: ServerOptions) -> App:
     services = Services(
         jobs=jobs,
         catalogue=room.catalogue,
+        known_models=room.known_models,
         files=files,
         settings=store,
         extensions=extensions,
@@ -138,6 +144,7 @@ def build_engine(folders: Folders, settings: Callable[[], Settings], database: D
     With a `database`, the hashes of models are kept there.
     """
     from webui.checkpoints.hash import ModelHashes
+    from webui.checkpoints.known import KnownFiles
     from webui.checkpoints.scan import CheckpointFolder
     from webui.database.hashes import HashTable
     from webui.engine.manager import EngineManager
@@ -146,7 +153,8 @@ def build_engine(folders: Folders, settings: Callable[[], Settings], database: D
         folders.models, preferred=lambda: settings().checkpoint, conversions=folders.conversions
     )
     hashes = ModelHashes(None if database is None else HashTable(database))
-    return EngineRoom(catalogue=catalogue, engine=EngineManager(catalogue, settings, hashes))
+    engine = EngineManager(catalogue, settings, hashes)
+    return EngineRoom(catalogue=catalogue, engine=engine, known_models=KnownFiles(catalogue, hashes))
 
 
 def overridden(current: Callable[[], Settings], *, attention: str, checkpoint: str) -> Callable[[], Settings]:

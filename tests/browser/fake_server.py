@@ -20,7 +20,7 @@ from webui.core.catalogue import BUILT_IN_UPSCALERS
 from webui.core.errors import CheckpointNotFound
 from webui.core.events import Event, Finished, ImageReady, Started, Step
 from webui.core.geometry import Size
-from webui.core.infotext import format_infotext
+from webui.core.infotext import KnownModels, format_infotext
 from webui.core.paths import Folders
 from webui.core.ports import CheckpointInfo, Control, EngineStatus
 from webui.core.requests import Request, Upscale, alone
@@ -146,7 +146,8 @@ def main(root: Path, port: int, auth: str) -> None:
     folders = Folders.at(root)
     for folder in (folders.models, folders.outputs, folders.data, folders.extensions, folders.page_cache):
         folder.mkdir(parents=True, exist_ok=True)
-    room = bootstrap.EngineRoom(catalogue=FakeCatalogue(), engine=FakeEngine(root / "hold"))
+    known = KnownModels(checkpoints={info.name: "" for info in CHECKPOINTS}, vaes={})
+    room = bootstrap.EngineRoom(catalogue=FakeCatalogue(), engine=FakeEngine(root / "hold"), known_models=lambda: known)
     bootstrap.build_engine = lambda folders, settings, database: room
     taken = take_port(options.host, port)
     with bootstrap.build(folders, options) as app:

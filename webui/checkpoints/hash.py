@@ -74,6 +74,19 @@ class ModelHashes:
         part = self._begin(path, kind)
         return lambda: _digits(part, path)[:SHORT_AUTOV3]
 
+    def known(self, path: Path, kind: HashKind) -> str:
+        """The whole digest of the file as it is now, "" where nobody has made it yet; begins nothing."""
+        try:
+            state = path.stat()
+        except OSError:
+            return ""
+        key = (path, kind, state.st_size, state.st_mtime_ns)
+        with self._lock:
+            future = self._known.get(key)
+        if future is not None and future.done() and future.exception() is None:
+            return future.result()
+        return self._stored(key) or ""
+
     def _begin(self, path: Path, kind: HashKind) -> Future[str]:
         """The digest of `path` as it is now; a thread is started where nobody knows it yet."""
         try:

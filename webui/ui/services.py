@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from webui.core.infotext import KnownModels
 from webui.core.ports import EngineStatus, ModelCatalogue, ModelOffer
 from webui.core.prompt.counting import TokenCount
 
@@ -23,6 +24,7 @@ class Services:
 
     jobs: Jobs
     catalogue: ModelCatalogue
+    known_models: Callable[[], KnownModels]
     files: ImageFiles
     settings: SettingsStore
     extensions: ExtensionHost

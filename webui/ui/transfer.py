@@ -9,7 +9,7 @@ import gradio as gr
 
 from webui.ui import pictures
 from webui.ui.components.job_panel import ResultPanel, shown_image
-from webui.ui.components.studio import Studio, keep_checkpoint, known_models, pasted_values
+from webui.ui.components.studio import Studio, keep_checkpoint, pasted_values
 from webui.ui.services import Services
 from webui.ui.tabs.pnginfo import PngInfo
 from webui.ui.toasts import guarded, inform
@@ -73,5 +73,5 @@ def _send_infotext(
 def _pasted(services: Services, studio: Studio, infotext: str, values: tuple[Any, ...]) -> list[Any]:
     """What the checkpoint's menu and the form, which hold `values`, become."""
     held = {"checkpoint": values[0], **studio.form.values(values[1:])}
-    changes = pasted_values(studio.form.tab, infotext, held, known_models(services))
+    changes = pasted_values(studio.form.tab, infotext, held, services.known_models())
     return [changes.get("checkpoint", gr.skip()), *studio.form.updates(changes)]

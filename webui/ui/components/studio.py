@@ -89,7 +89,7 @@ def build_studio(
     _wire_buttons(services, form, buttons, more, result)
 
     def read_parameters(checkpoint: Any, *values: Any) -> list[Any]:
-        changes = read_prompt(form, {**form.values(values), "checkpoint": checkpoint}, known_models(services))
+        changes = read_prompt(form, {**form.values(values), "checkpoint": checkpoint}, services.known_models())
         return [changes.get("checkpoint", gr.skip()), *form.updates(changes)]
 
     read.click(
@@ -133,14 +133,6 @@ def _wire_buttons(services: Services, form: Form, buttons: SettingButtons, more:
 
     buttons.reuse.click(
         guarded(last_seed), inputs=[result.shown], outputs=[form.fields["seed"]], show_progress="hidden"
-    )
-
-
-def known_models(services: Services) -> KnownModels:
-    """The models that a pasted text may name."""
-    models = services.catalogue
-    return KnownModels(
-        checkpoints={info.name: "" for info in models.checkpoints()}, vaes=dict.fromkeys(models.vaes(), "")
     )
 
 

@@ -210,7 +210,7 @@ TEXT = "cond_stage_model.transformer."
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda state: state.pop("model.diffusion_model.out.2.weight"), r"unet of tiny.* lacks 1 weights, 'conv_out"),
+        (lambda state: state.pop("model.diffusion_model.out.0.weight"), r"unet of tiny.* lacks 1 weights, 'conv_norm"),
         (lambda state: state.pop("first_stage_model.decoder.conv_in.bias"), "vae of tiny.* lacks"),
         (lambda state: state.pop(TEXT + "text_model.final_layer_norm.bias"), "text encoder of tiny.* lacks"),
         (lambda state: state.update({"model.diffusion_model.spam": torch.zeros(1)}), "'model.diffusion_model.spam'"),

@@ -14,7 +14,7 @@ Leaf = TypeVar("Leaf")
 # Where training programs put the weights, best first: averaged ones (ESRGAN's "params_ema") before raw ones.
 _NESTS = ("state_dict", "params_ema", "params-ema", "params", "model", "net")
 # A tree may share branches so that walking it takes for ever; a real one has a few thousand nodes.
-_MAX_NODES = 1_000_000
+_MAX_NODES = 100_000
 _MAX_DEPTH = 12
 _MAX_TEXT = 10_000
 

@@ -115,7 +115,7 @@ def build_upscale(page: gr.Blocks, services: Services, header: Header) -> Studio
 
     memory.remember_form(page, form)
     _keep_menu_fresh(page, services, form)
-    _wire_offer(page, services, form, get, note)
+    wire_offer(page, services, form, get, note)
     ids = wire_job_panel(
         page,
         services,
@@ -142,7 +142,7 @@ def _keep_menu_fresh(page: gr.Blocks, services: Services, form: Form) -> None:
     page.load(guarded(renew), inputs=[stored], outputs=[form.fields["upscaler"]], show_progress="hidden", queue=False)
 
 
-def _wire_offer(page: gr.Blocks, services: Services, form: Form, get: gr.Button, note: gr.HTML) -> None:
+def wire_offer(page: gr.Blocks, services: Services, form: Form, get: gr.Button, note: gr.HTML) -> None:
     """Only who may install extensions is shown the offer: it writes among the models of this machine."""
     offer = services.upscaler_offer
 

@@ -64,6 +64,11 @@ class CheckpointFolder:
         self._known: dict[tuple[Path, int, int], CheckpointInfo | str] = {}
         self._vaes = VaeFolder(models, models / CHECKPOINT_FOLDER)
 
+    @property
+    def models(self) -> Path:
+        """The models folder itself."""
+        return self._models
+
     def checkpoints(self) -> Sequence[CheckpointInfo]:
         """All usable checkpoints, the default first, then by name."""
         found = {info.name: info for info in self._usable()}

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,13 +17,19 @@ from webui.checkpoints.hash import ModelHashes
 from webui.checkpoints.load import load_checkpoint
 from webui.checkpoints.load_vae import load_vae
 from webui.checkpoints.loaded import LoadedCheckpoint
-from webui.core.errors import UserError
+from webui.checkpoints.preview_decoder import find_preview_decoder, load_preview_decoder
+from webui.core.catalogue import VAE_OWN
+from webui.core.errors import UnsupportedModel, UserError
+from webui.core.extra_networks import take_loras
 from webui.core.requests import DiffusionRequest
 from webui.engine.conditioning import PromptCache
 from webui.engine.generate import Bench
+from webui.engine.networks import Shelf
+from webui.engine.patches import WeightPatches
 from webui.engine.phases import Phases
 from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, move
 from webui.engine.plan import Need, Place, all_kept_bytes, plan, working_bytes
+from webui.engine.previews import Render, by_colours, by_decoder
 from webui.engine.residents import FixedPart, Resident, Residents
 from webui.engine.upscale import UpscalerNetwork, load_upscaler
 from webui.hardware.attention.processor import head_sizes, patched
@@ -44,10 +50,14 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A loaded checkpoint, its parts, and the widths of its UNet's attention heads, which take a long walk to find."""
+    """A loaded checkpoint, its parts, what LoRAs are merged into it, and the widths of its UNet's attention heads.
+
+    Those take a long walk to find.
+    """
 
     checkpoint: LoadedCheckpoint
     parts: Mapping[str, ModulePart]
+    patches: WeightPatches
     unet_heads: frozenset[int]
 
 
@@ -81,24 +91,30 @@ class Workshop:
         self.device_name = describe(self.device)
         self.residents: Residents[Held] = Residents(self._main_memory_budget, lambda: give_back(self.device))
         self._prompts = PromptCache()
+        self._shelf = Shelf(folder.models, hashes, conversions=folder.conversions)
+        self._preview_decoder = functools.lru_cache(maxsize=4)(self._load_preview_decoder)
         self._choose = functools.lru_cache(maxsize=32)(self._choose_attention)
 
     @contextmanager
-    def bench(self, request: DiffusionRequest) -> Iterator[Bench]:
+    def bench(self, request: DiffusionRequest, *, beside_last: bool = False) -> Iterator[Bench]:
         """Everything for one request, with its checkpoint ("" = the default) loaded if need be.
+
+        With `beside_last`, what the bench before it laid out is still in use.
 
         Inside the block its networks attend by the kernel that the settings name, or by the best one for "auto".
         Raises `CheckpointNotFound`, `UnsupportedModel` or `UserError`; what was loaded before is then still there.
         """
         phases = Phases()
+        refine = self._refine(request)
         with phases("load"):
-            with self.residents.turn():
+            with self.residents.turn(beside_last=beside_last):
                 path, prepared = self._checkpoint(request)
                 vae = self._vae(request, path, prepared)
                 self._arrange({**prepared.parts, "vae": vae.part}, request)
                 attention = self._settings().attention
                 for_unet = self._choose(prepared.unet_heads, attention)
                 for_vae = self._choose_for_vae(vae.heads, attention)
+                networks = self._shelf.use(request, prepared.checkpoint, prepared.patches, device=self.device)
             model_hash = self._hashes.short_hash(path)
             vae_hash = str if vae.file is None else self._hashes.short_hash(vae.file)
         checkpoint = dataclasses.replace(prepared.checkpoint, vae=vae.vae)
@@ -111,9 +127,42 @@ class Workshop:
                 attention=for_unet.name,
                 vae_name=vae.name,
                 vae_hash=vae_hash,
+                embeddings=networks.embeddings,
+                patches=networks.text_state,
+                network_hashes=networks.infotext,
+                notices=networks.notices,
+                refine=refine,
+                render=self._render(prepared.checkpoint),
                 prompts=self._prompts,
                 phases=phases,
             )
+
+    def _refine(self, request: DiffusionRequest) -> Callable[[], AbstractContextManager[Bench]] | None:
+        """What lays out the bench of the request's refiner; None where it has none. Raises `CheckpointNotFound`.
+
+        A refiner of another family than the checkpoint's goes without its LoRAs, for they do not fit it.
+        """
+        if not request.refiner:
+            return None
+        base, refiner = self._folder.checkpoint(request.checkpoint), self._folder.checkpoint(request.refiner)
+        if base.name == refiner.name:
+            return None
+        prompt = request.prompt if base.family == refiner.family else take_loras(request.prompt)[0]
+        asked = dataclasses.replace(request, checkpoint=refiner.name, refiner="", vae=VAE_OWN, prompt=prompt)
+        return lambda: self.bench(asked, beside_last=True)
+
+    def _render(self, checkpoint: LoadedCheckpoint) -> Render | None:
+        """How the checkpoint's forming pictures are shown: by a small decoder where there is one, else by colours."""
+        path = find_preview_decoder(self._folder.models, checkpoint.info.name, checkpoint.family)
+        if path is not None:
+            try:
+                return self._preview_decoder(_identity(path))
+            except UnsupportedModel as error:
+                logger.warning("Previews go without their decoder: %s", error)
+        return None if checkpoint.latent_to_rgb is None else by_colours(checkpoint.latent_to_rgb)
+
+    def _load_preview_decoder(self, identity: tuple[Path, int]) -> Render:
+        return by_decoder(load_preview_decoder(identity[0], device=self.device, dtype=self.dtype))
 
     def upscaler(self, name: str) -> UpscalerNetwork:
         """The upscaler network of that name; raises `UpscalerNotFound` or `UnsupportedModel`."""
@@ -151,9 +200,8 @@ class Workshop:
             )
             parts = _parts(loaded)
             heads = frozenset(head_sizes(loaded.unet))
-            return Resident(
-                name=info.name, parts=parts, model=Prepared(checkpoint=loaded, parts=parts, unet_heads=heads)
-            )
+            prepared = Prepared(checkpoint=loaded, parts=parts, patches=WeightPatches(loaded), unet_heads=heads)
+            return Resident(name=info.name, parts=parts, model=prepared)
 
         return path, self._get(Prepared, _identity(path), load, expected_bytes=expected)
 

@@ -49,11 +49,11 @@ _ENDINGS = {
             ("_", "up", ("lora.up",)),  # diffusers' attention processors of 2023: to_q_lora.up.weight
             ("_", "down", ("lora.down",)),
             (".", "mid", ("lora_mid",)),
-            (".", "dora_scale", ("lora_magnitude_vector", "lora_magnitude_vector.default")),
+            (".", "magnitude", ("lora_magnitude_vector", "lora_magnitude_vector.default")),
         )
         for spelling in spellings
     },
-    ".lora_magnitude_vector": "dora_scale",
+    ".lora_magnitude_vector": "magnitude",
     ".dora_scale": "dora_scale",
     ".alpha": "alpha",
     **{f".{name}": name for name in _FACTORS},

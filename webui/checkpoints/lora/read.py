@@ -128,6 +128,8 @@ def _change(path: Path, key: str, parts: dict[str, Tensor], alphas: _Alphas) -> 
     on_input = parts.pop("on_input", None)
     if on_input is not None and bool(on_input):
         parts["inputs"] = parts.pop("outputs")
+    if "magnitude" in parts:  # PEFT's is always over the outputs, and (1, outputs, 1, 1) on convolutions
+        parts["dora_scale"] = parts.pop("magnitude").reshape(-1, 1)
     kind = kind_of(frozenset(parts))
     if kind is None:
         names = ", ".join(sorted(parts))

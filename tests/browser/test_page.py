@@ -197,3 +197,29 @@ def test_an_extension_is_installed_switched_on_and_adds_its_tab(new_page, serve,
     page.goto(second.address)
     open_tab(page, "Vignette")
     expect(page.locator("#vignette_apply")).to_be_visible()
+
+
+def test_pasted_parameters_reach_the_checkpoint_and_the_section_more(page, tmp_path):
+    page.fill(
+        "#txt2img_prompt textarea",
+        "a star\nSteps: 7, Sampler: Euler a, CFG scale: 7, Seed: 9, Size: 128x128, Model: drawn-large, Clip skip: 2, "
+        "Eta: 0.5, VAE: gone.pt",
+    )
+    page.click("#txt2img_paste")
+    changed = page.locator("#txt2img_more_changed")
+    expect(changed).to_contain_text("Clip skip 2")
+    expect(changed).to_contain_text("Eta 0.5")
+    expect(changed).to_contain_text("Noise drawn on GPU")
+    expect(changed).not_to_contain_text("sigma")
+    expect(page.locator("#setting_sd_model_checkpoint input")).to_have_value("drawn-large")
+    expect(page.get_by_text("gone.pt")).to_be_visible()
+    page.click("#txt2img_more .label-wrap")
+    page.screenshot(path=tmp_path / "more.png", full_page=True)
+    page.reload()
+    expect(page.locator("#setting_sd_model_checkpoint input")).to_have_value("drawn-large")
+    expect(changed).to_contain_text("Clip skip 2")
+    page.click("#txt2img_generate")
+    finished(page, "txt2img")
+    expect(page.locator("#html_info_txt2img")).to_contain_text("Clip skip")
+    page.click("#txt2img_more_reset")
+    expect(changed).not_to_contain_text("Clip skip")

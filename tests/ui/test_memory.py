@@ -14,7 +14,7 @@ from webui.core.infotext import KnownModels
 from webui.core.requests import Txt2Img
 from webui.gallery import png_bytes
 from webui.jobs.views import JobState, JobView
-from webui.ui.components.form import Form, add_prompts
+from webui.ui.components.form import Form
 from webui.ui.components.job_panel import Watchers, follow
 from webui.ui.components.studio import pasted_values
 from webui.ui.memory import job_ids, restorable
@@ -26,7 +26,7 @@ from webui.ui.toasts import guarded
 def form() -> Form:
     """A form without a page around it: Gradio's Blocks would leave event loops open."""
     made = Form(tab="txt2img")
-    add_prompts(made)
+    made.fields |= {name: gr.Textbox() for name in ("prompt", "negative_prompt")}
     made.choice("sampler", "Sampler", "Euler", ("Euler", "DDIM"))
     made.choice("schedule_type", "Schedule type", "Automatic", ("Automatic", "Karras"))
     made.slider("steps", "Steps", 20, (1, 150), 1)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from webui.checkpoints.containers.shards import INDEX_SUFFIX, is_shard
 from webui.checkpoints.detect import FOLDER_INDEX, identify
+from webui.checkpoints.sidecars import find_sidecars
 from webui.checkpoints.vaes import VaeFolder, is_sidecar
 from webui.core.catalogue import BUILT_IN_UPSCALERS
 from webui.core.errors import CheckpointNotFound, UnsupportedModel, UpscalerNotFound, UserError
@@ -200,12 +201,14 @@ def model_files(root: Path) -> Iterator[Path]:
 
 
 def _state(path: Path) -> tuple[Path, int, int]:
-    """What changes when a model does: for a folder, the newest of its index and configurations stands for all."""
+    """What changes when a model does, or the configuration beside it; the newest of several files stands for all."""
     if path.is_dir():
         states = [file.stat() for file in (path / FOLDER_INDEX, *path.glob("*/*.json")) if file.exists()]
         return path, sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
     try:
         state = path.stat()
+        config = find_sidecars(path).config
+        changed = state.st_mtime_ns if config is None else max(state.st_mtime_ns, config.stat().st_mtime_ns)
     except OSError:  # a dangling link: reading it will say so
         return path, -1, -1
-    return path, state.st_size, state.st_mtime_ns
+    return path, state.st_size + (config is not None), changed

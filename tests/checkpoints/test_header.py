@@ -1,5 +1,7 @@
+import contextlib
 import json
 import struct
+from random import Random
 
 import pytest
 
@@ -53,9 +55,12 @@ BROKEN = {
     "deep nesting": (struct.pack("<Q", 200_000) + b"[" * 200_000, "does not begin"),
     "a list": (struct.pack("<Q", 2) + b"[]", "not a table"),
     "no tensors": (struct.pack("<Q", 2) + b"{}", "no weights"),
-    "a pickle in a ZIP": (b"PK\x03\x04" + bytes(100), "pickle"),
-    "an old pickle": (b"\x80\x02" + bytes(100), "pickle"),
-    "a web page": (b"<!DOCTYPE html><html></html>", "not a safetensors file"),
+    "half a ZIP": (b"PK\x03\x04" + bytes(100), "cut off: its ZIP archive"),
+    "a pickle that torch did not write": (b"\x80\x02" + bytes(100), "pickle that torch did not write"),
+    "a web page": (b"<!DOCTYPE html><html></html>", "is a web page"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is a PNG picture"),
+    "a tar archive": (bytes(257) + b"ustar" + bytes(100), "is a tar archive"),
+    "a Git LFS placeholder": (b"version https://git-lfs.github.com/spec/v1", "not the model itself"),
 }
 
 
@@ -80,6 +85,7 @@ def test_a_broken_file_is_told_in_a_sentence(what, tmp_path):
         ({"x": tensor([2**70], 0, 8)}, "wrongly"),
         ({"x": tensor([4], 8, 0)}, "wrongly"),
         ({"x": tensor([True], 0, 2)}, "wrongly"),
+        ({"x": tensor([1] * 50, 0, 2)}, "wrongly"),
         ({"x": tensor([1], 0, 2, dtype="Q4")}, "format Q4"),
         ({"x": tensor([1], 0, 2, dtype=["F16"])}, "format"),
         ({"x": {"dtype": "F16"}}, "wrongly"),
@@ -92,6 +98,24 @@ def test_a_header_is_not_believed_before_it_is_checked(header, words, tmp_path):
         read_header(file_of(tmp_path / "a.safetensors", header, bytes(4)))
 
 
-def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(UnsupportedModel, match="cannot be read"):
-        read_header(tmp_path / "none.safetensors")
+def test_a_missing_file_and_a_link_to_itself_are_told(tmp_path):
+    (tmp_path / "loop.safetensors").symlink_to(tmp_path / "loop.safetensors")
+
+    for name, words in (("none", "No such file"), ("loop", "symbolic links")):
+        with pytest.raises(UnsupportedModel, match=f"{name}.safetensors cannot be read: .*{words}"):
+            read_header(tmp_path / f"{name}.safetensors")
+
+
+def test_damage_anywhere_is_a_sentence(tmp_path, write_safetensors):
+    """Any one byte changed, or the end missing, in a file that is all header."""
+    whole = write_safetensors(tmp_path / "a.safetensors", {"x.weight": (2, 3), "y": (1,)}, {"a": "b"}).read_bytes()
+    random = Random(0)
+    path = tmp_path / "b.safetensors"
+    for _ in range(300):
+        damaged = bytearray(whole[: random.choice((len(whole), random.randrange(len(whole))))])
+        for _ in range(random.randrange(4)):
+            if damaged:
+                damaged[random.randrange(len(damaged))] = random.randrange(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(UnsupportedModel):
+            read_header(path)

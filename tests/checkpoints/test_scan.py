@@ -1,3 +1,4 @@
+import json
 import logging
 import shutil
 import subprocess
@@ -52,6 +53,25 @@ def test_content_decides_and_not_the_suffix(models, put):
     assert names(folder) == ["really"]
     assert {problem.path.name for problem in folder.problems()} == {"pickle.safetensors", "old.ckpt"}
     assert all(problem.reason.startswith(problem.path.name) for problem in folder.problems())
+
+
+def test_shards_are_one_checkpoint_and_gguf_is_named(models, sd1_shapes, write_safetensors):
+    folder = models / "Stable-diffusion"
+    first, second = (f"big-0000{part}-of-00002.safetensors" for part in (1, 2))
+    keys = list(sd1_shapes)
+    for file, part in ((first, keys[:-1]), (second, keys[-1:])):
+        write_safetensors(folder / file, {key: sd1_shapes[key] for key in part})
+    weight_map = {key: second if key == keys[-1] else first for key in keys}
+    (folder / "big.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "flux.gguf").write_bytes(b"GGUF")
+
+    catalogue = CheckpointFolder(models)
+
+    assert names(catalogue) == ["big"]
+    assert [problem.path.name for problem in catalogue.problems()] == ["flux.gguf"]
+
+    (folder / second).unlink()
+    assert any("which is not beside it" in problem.reason for problem in CheckpointFolder(models).problems())
 
 
 def test_the_default_is_the_preferred_else_the_built_in_else_the_first(models, put, caplog):

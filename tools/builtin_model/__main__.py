@@ -31,7 +31,8 @@ def main() -> None:
     preview = stages.add_parser("preview", help="distil the small decoder that previews are made with")
     preview.add_argument("--minutes", type=float, default=8)
     preview.add_argument("--batch", type=int, default=16)
-    preview.add_argument("--out", type=Path, default=MODELS / "VAE-approx" / "atelier-sketchbook_decoder.safetensors")
+    preview.add_argument("--checkpoint", default="atelier-sketchbook", help="whose autoencoder; a name in models")
+    preview.add_argument("--shapes", action="store_true", help="learn from drawn shapes alone, without art.zip")
     stages.add_parser("reference", help="write what evaluate.py judges by")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -66,7 +67,9 @@ def _train(arguments: argparse.Namespace, folder: Path) -> None:
         for size in TRAINING_SIZES:
             autoencoder.cache_latents(folder, pack, preset, arguments.count, size)
     elif stage == "preview":
-        preview.distil(folder, preset, arguments.out, arguments.minutes, batch=arguments.batch)
+        name = arguments.checkpoint
+        out = MODELS / "VAE-approx" / f"{name}_decoder.safetensors"
+        preview.distil(MODELS, name, None if arguments.shapes else pack, out, arguments.minutes, batch=arguments.batch)
     else:
         diffusion.train(
             folder,

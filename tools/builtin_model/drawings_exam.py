@@ -92,17 +92,17 @@ def shares(answers: Sequence[Answer]) -> dict[str, float]:
     return {name: sum(answer.right[name] for answer in answers) / len(answers) for name in answers[0].right}
 
 
-def reconstruction(model: Path, pictures: Sequence[Image.Image]) -> dict[str, float]:
-    """Mean PSNR (dB) and SSIM of the checkpoint's autoencoder over `pictures` (RGB, sides multiples of 8)."""
+def reconstruction(models: Path, model: str, pictures: Sequence[Image.Image]) -> dict[str, float]:
+    """Mean PSNR (dB) and SSIM of the checkpoint `model`'s autoencoder over `pictures` (RGB, sides multiples of 8)."""
     import torch
 
     from tools.builtin_model.training import to_tensor
     from webui.checkpoints.load import load_checkpoint
     from webui.checkpoints.scan import CheckpointFolder
 
-    folder = CheckpointFolder(model.parents[1])
-    info = folder.checkpoint(model.stem)
-    vae = load_checkpoint(model, info, dtype=torch.float32, device=torch.device("cpu")).vae
+    folder = CheckpointFolder(models)
+    info = folder.checkpoint(model)
+    vae = load_checkpoint(folder.path(info.name), info, dtype=torch.float32, device=torch.device("cpu")).vae
     psnr: list[float] = []
     similarity: list[float] = []
     with torch.inference_mode():

@@ -28,14 +28,15 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="the models folder")
+    parser.add_argument("--model", default="", help="its name there; the built-in one unless told")
     parser.add_argument("--sheet", type=Path, default=ROOT / "docs/screenshots/built-in-model.png")
     parser.add_argument("--quick", action="store_true", help="a third of the captions")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     arguments = parser.parse_args()
-    report(arguments.models, arguments.sheet, quick=arguments.quick, as_json=arguments.json)
+    report(arguments.models, arguments.model, arguments.sheet, quick=arguments.quick, as_json=arguments.json)
 
 
-def report(models: Path, sheet_file: Path, *, quick: bool, as_json: bool) -> None:
+def report(models: Path, model: str, sheet_file: Path, *, quick: bool, as_json: bool) -> None:
     """Asks everything (a third of it when `quick`), writes the contact sheet, prints what was right."""
     from PIL import Image
 
@@ -43,7 +44,7 @@ def report(models: Path, sheet_file: Path, *, quick: bool, as_json: bool) -> Non
     from tools.builtin_model.features import read_gallery
 
     gallery = read_gallery(REFERENCE / "drawings.npz")
-    draw = shapes_exam.engine_draw(models)
+    draw = shapes_exam.engine_draw(models, model)
     part = 3 if quick else 1
     started = time.perf_counter()
     subjects = list(drawings_exam.adherence(gallery, 200 // part, draw))
@@ -53,11 +54,10 @@ def report(models: Path, sheet_file: Path, *, quick: bool, as_json: bool) -> Non
     rest = [] if quick else [*shapes_exam.count_cases(24), *shapes_exam.place_cases(27)]
     shapes += shapes_exam.judge(rest, draw)
     held_out = [Image.open(file).convert("RGB") for file in sorted((REFERENCE / "held_out").glob("*.png"))]
-    model = models / "Stable-diffusion" / f"{shapes_exam.MODEL}.safetensors"
     results: dict[str, Any] = {
         "adherence": drawings_exam.shares(subjects),
         "composition": drawings_exam.shares(unseen),
-        "vae": drawings_exam.reconstruction(model, held_out),
+        "vae": drawings_exam.reconstruction(models, model, held_out),
         "diversity": {"rms": spread},
         **{f"shapes, {group}": row for group, row in shapes_exam.shares(shapes).items()},
     }

@@ -22,8 +22,6 @@ from webui.core.requests import Txt2Img
 from webui.engine.manager import EngineManager
 from webui.settings.schema import Settings
 
-MODEL = "atelier-sketchbook"
-
 Draw = Callable[[str, int], Image.Image]
 """Prompt and seed → picture."""
 
@@ -146,14 +144,17 @@ def shares(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float]]:
     return table
 
 
-def engine_draw(models: Path, **settings: Any) -> Draw:
-    """Draws through Atelier's engine with the model at its native size; `settings` are fields of `Txt2Img`."""
+def engine_draw(models: Path, model: str = "", **settings: Any) -> Draw:
+    """Draws through Atelier's engine at the native size of `model`, "" being the default one.
+
+    `settings` are fields of `Txt2Img`.
+    """
     folder = CheckpointFolder(models)
     engine = EngineManager(folder, Settings)
-    size = folder.checkpoint(MODEL).native_size
+    size = folder.checkpoint(model).native_size
 
     def draw(prompt: str, seed: int) -> Image.Image:
-        request = Txt2Img(prompt=prompt, seed=seed, checkpoint=MODEL, width=size.width, height=size.height, **settings)
+        request = Txt2Img(prompt=prompt, seed=seed, checkpoint=model, width=size.width, height=size.height, **settings)
         return next(
             event.image for event in engine.generate(request, control=Control()) if isinstance(event, ImageReady)
         )

@@ -121,9 +121,9 @@ def caption(told: Told, rng: random.Random) -> str:
     return scenes.caption(scenes.Scene(items=(), subject=subject, background=ground), rng)
 
 
-def training_picture(studio: pictures.Studio, size: int, rng: random.Random) -> tuple[Image.Image, Told]:
-    """A training picture, `size` pixels square, and what it shows."""
-    if rng.random() < SHAPES_SHARE:
+def training_picture(studio: pictures.Studio | None, size: int, rng: random.Random) -> tuple[Image.Image, Told]:
+    """A training picture, `size` pixels square, and what it shows; drawn shapes alone without a `studio`."""
+    if studio is None or rng.random() < SHAPES_SHARE:
         scene = scenes.random_scene(rng)
         return scenes.draw(scene, size, rng), (scene.subject, "", scene.background)
     picture = studio.choose(rng)
@@ -133,13 +133,15 @@ def training_picture(studio: pictures.Studio, size: int, rng: random.Random) -> 
 class _Pictures(IterableDataset[tuple[np.ndarray[Any, Any], Told]]):
     """Endless training pictures as arrays, each loader process with seeds of its own."""
 
-    def __init__(self, pack: Path, preset: Preset, size: int, seed: int) -> None:
+    def __init__(self, pack: Path | None, preset: Preset, size: int, seed: int) -> None:
         self._pack, self._preset, self._size, self._seed = pack, preset, size, seed
 
     def __iter__(self) -> Iterator[tuple[np.ndarray[Any, Any], Told]]:
         worker = get_worker_info()
         rng = random.Random(1000 * self._seed + (worker.id if worker else 0))
-        studio = pictures.Studio(Art(self._pack), self._preset.subjects, self._preset.styles)
+        studio = None
+        if self._pack is not None:
+            studio = pictures.Studio(Art(self._pack), self._preset.subjects, self._preset.styles)
         while True:
             image, told = training_picture(studio, self._size, rng)
             yield np.asarray(image), told
@@ -150,9 +152,12 @@ def _together(rows: list[tuple[np.ndarray[Any, Any], Told]]) -> tuple[Tensor, li
 
 
 def picture_batches(
-    pack: Path, preset: Preset, *, batch: int, seed: int, size: int = IMAGE_SIZE
+    pack: Path | None, preset: Preset, *, batch: int, seed: int, size: int = IMAGE_SIZE
 ) -> Iterator[tuple[Tensor, list[Told]]]:
-    """Endless batches (N, H, W, 3) uint8 and what they show; drawn by processes of their own beside a GPU."""
+    """Endless batches (N, H, W, 3) uint8 and what they show; drawn by processes of their own beside a GPU.
+
+    Without a `pack` of drawings they show shapes alone.
+    """
     workers = (os.cpu_count() or 1) if device().type == "cuda" else 0
     return iter(DataLoader(_Pictures(pack, preset, size, seed), batch, num_workers=workers, collate_fn=_together))
 

@@ -1,6 +1,8 @@
 """The engine as jobs see it: swapping, failing and recovering, status, budgets."""
 
+import dataclasses
 import gc
+import hashlib
 import io
 import json
 import subprocess
@@ -10,9 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from webui.core.errors import CheckpointNotFound, OutOfMemory, UnsupportedModel, UpscalerNotFound, UserError
+from webui.checkpoints.hash import ModelHashes
+from webui.core.errors import (
+    CheckpointNotFound,
+    OutOfMemory,
+    UnsupportedModel,
+    UpscalerNotFound,
+    UserError,
+    VaeNotFound,
+)
 from webui.core.events import Finished, ImageReady, Started, Step
+from webui.core.infotext import parse_infotext
 from webui.core.ports import Control
 from webui.core.requests import Txt2Img, Upscale
 from webui.engine.manager import EngineManager
@@ -119,8 +131,6 @@ def test_a_request_from_start_to_end(engine):
 
 
 def test_swapping_by_name_and_back(engine):
-    import dataclasses
-
     first = picture(run(engine))
     events = run(engine, dataclasses.replace(REQUEST, checkpoint="second"))
     assert events[0].checkpoint == engine.status().checkpoint == "second"
@@ -130,8 +140,6 @@ def test_swapping_by_name_and_back(engine):
 
 
 def test_a_checkpoint_that_fails_leaves_the_one_before(engine, models):
-    import dataclasses
-
     run(engine)
     broken = models / "Stable-diffusion" / "broken.safetensors"
     broken.write_bytes(b"x" * 200)
@@ -209,7 +217,6 @@ def test_other_errors_come_through(engine, monkeypatch):
 
 
 def test_a_small_budget_keeps_only_the_last(folder):
-    import dataclasses
     import weakref
 
     engine = EngineManager(folder, lambda: Settings(model_memory_gib=1e-9))
@@ -220,3 +227,55 @@ def test_a_small_budget_keeps_only_the_last(folder):
     assert [resident.name for resident in residents.all()] == ["second"]
     gc.collect()
     assert first() is None
+
+
+@pytest.fixture
+def soft_vae(models, tiny):
+    """A VAE of one's own, other than the checkpoints'."""
+    path = models / "VAE" / "soft.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_file({name: weight * 0.9 for name, weight in tiny.vae.state_dict().items()}, path)
+    yield path
+    path.unlink()
+
+
+def test_a_vae_of_ones_own_is_used_shared_and_named(engine, folder, soft_vae):
+    own = picture(run(engine, dataclasses.replace(REQUEST, vae="None")))
+    made = [
+        run(engine, dataclasses.replace(REQUEST, vae=soft_vae.name, checkpoint=name)) for name in ("first", "second")
+    ]
+
+    assert picture(made[0]).tobytes() == picture(made[1]).tobytes() != own.tobytes()
+    # Each checkpoint once, and one VAE for both.
+    assert sorted(each.name for each in engine._workshop.residents.all()) == ["first", "second", soft_vae.name]
+    text = next(event.infotext for event in made[0] if isinstance(event, ImageReady))
+    digits = hashlib.sha256(soft_vae.read_bytes()).hexdigest()[:10]
+    assert parse_infotext(text).pairs.items() >= {"VAE": soft_vae.name, "VAE hash": digits}.items()
+    by_setting = EngineManager(folder, lambda: Settings(vae=soft_vae.name))
+    assert picture(run(by_setting)).tobytes() == picture(made[0]).tobytes()
+    assert picture(run(by_setting, dataclasses.replace(REQUEST, vae="None"))).tobytes() == own.tobytes()
+
+
+def test_a_vae_that_does_not_fit_leaves_the_checkpoint_usable(engine, models, soft_vae):
+    first = picture(run(engine))
+    save_file({"decoder.conv_in.weight": torch.zeros(8, 16, 3, 3)}, soft_vae)
+    with pytest.raises(UnsupportedModel, match="16 latent channels"):
+        run(engine, dataclasses.replace(REQUEST, vae=soft_vae.name))
+    with pytest.raises(VaeNotFound, match="absent"):
+        run(engine, dataclasses.replace(REQUEST, vae="absent.safetensors"))
+    assert picture(run(engine)).tobytes() == first.tobytes()
+
+
+def test_the_infotext_waits_for_a_hash_that_is_still_in_the_making(folder):
+    """And nothing else does: the hash is asked for once its checkpoint is loaded, and called for with the picture."""
+    asked = []
+
+    class SlowHashes(ModelHashes):
+        def short_hash(self, path):
+            asked.append(path.name)
+            return lambda: "abcdef0123"
+
+    events = run(EngineManager(folder, Settings, SlowHashes()))
+    assert asked == ["first"]
+    text = next(event.infotext for event in events if isinstance(event, ImageReady))
+    assert parse_infotext(text).pairs["Model hash"] == "abcdef0123"

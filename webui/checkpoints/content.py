@@ -11,29 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from webui.checkpoints.detect import FAMILIES
 from webui.checkpoints.header import Header
 from webui.checkpoints.lora.names import read_key
+from webui.checkpoints.lora.scan import family_title
 
 Kind = Literal["checkpoint", "vae", "lora", "embedding", "controlnet", "upscaler", "text encoder", "unknown"]
 
 # What the text encoders' states that a UNet attends to are wide; 1280 is the second encoder of XL alone (the refiner).
 _FAMILY_BY_CONTEXT = {768: "sd1", 1024: "sd2", 1280: "sdxl-refiner", 2048: "sdxl"}
 _FAMILY_BY_EMBEDDING = {768: "sd1", 1024: "sd2", 1280: "sdxl"}
-# How trainers' metadata name families, by what the entry contains, the more particular first.
-_FAMILY_BY_WORD = (
-    ("refiner", "sdxl-refiner"),
-    ("sdxl", "sdxl"),
-    ("xl-v1", "sdxl"),
-    ("sd_v1", "sd1"),
-    ("diffusion-v1", "sd1"),
-    ("sd_v2", "sd2"),
-    ("diffusion-v2", "sd2"),
-    ("sd3", "sd3"),
-    ("diffusion-3", "sd3"),
-    ("flux", "flux"),
-)
-_FAMILY_ENTRIES = ("modelspec.architecture", "ss_base_model_version")
-_FAMILY_BY_BLOCKS = (("joint_blocks", "sd3"), ("double_blocks", "flux"), ("single_transformer_blocks", "flux"))
+_NAME_BY_TITLE = {family.title: family.name for family in FAMILIES}
 
 _MAX_EMBEDDING_TENSORS = 4
 
@@ -104,28 +92,13 @@ def family_of(header: Header, kind: Kind) -> str:
     if kind == "embedding":
         widths = {tensor.shape[-1] for tensor in header.tensors.values() if tensor.shape}
         return "sdxl" if len(widths) > 1 else _FAMILY_BY_EMBEDDING.get(next(iter(widths), 0), "")
-    if kind not in ("lora", "controlnet"):
-        return ""
-    for blocks, family in _FAMILY_BY_BLOCKS:
-        if any(blocks in key for key in header.tensors):
-            return family
-    return _FAMILY_BY_CONTEXT.get(_context_width(header), "") or _family_by_words(header)
-
-
-def _context_width(header: Header) -> int:
-    """How wide the states are that the first cross attention's keys are made of; 0 where none is changed."""
-    for key, tensor in header.tensors.items():
-        if "attn2" not in key or "to_k" not in key or len(tensor.shape) < 2:
-            continue
-        part = read_key(key)
-        if key.endswith("attn2.to_k.weight") or (part is not None and part.name in ("down", "w1_b", "w2_b", "diff")):
-            return tensor.shape[1]
-    return 0
-
-
-def _family_by_words(header: Header) -> str:
-    said = " ".join(header.metadata.get(entry, "") for entry in _FAMILY_ENTRIES).casefold()
-    return next((family for word, family in _FAMILY_BY_WORD if word in said), "")
+    if kind == "lora":
+        title = family_title({key: tensor.shape for key, tensor in header.tensors.items()}, header.metadata)
+        return _NAME_BY_TITLE.get(title, title)
+    if kind == "controlnet":
+        shapes = (tensor.shape for key, tensor in header.tensors.items() if key.endswith("attn2.to_k.weight"))
+        return next((_FAMILY_BY_CONTEXT.get(shape[1], "") for shape in shapes if len(shape) == 2), "")
+    return ""
 
 
 # ---------------------------------------------------------------------------------------------------------------- LoRA

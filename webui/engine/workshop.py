@@ -169,7 +169,7 @@ class Workshop:
         path = self._folder.upscaler_path(name)
 
         def load() -> Resident[Held]:
-            network = load_upscaler(path, self.device)
+            network = load_upscaler(path, self.device, conversions=self._folder.conversions)
             return Resident(name=name, parts={"network": FixedPart(network.weight_bytes)}, model=network)
 
         with self.residents.turn(beside_last=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from webui.checkpoints.weights import open_weights
 from webui.core.errors import UnsupportedModel
 from webui.hardware import torchvision_operators
 
@@ -25,8 +25,8 @@ class UpscalerNetwork:
     weight_bytes: int
 
 
-def load_upscaler(path: Path, device: torch.device) -> UpscalerNetwork:
-    """The network in `path` (.safetensors, or a pickle of nothing but tensors) on `device`, in float32.
+def load_upscaler(path: Path, device: torch.device, *, conversions: Path | None = None) -> UpscalerNetwork:
+    """The network in `path` on `device`, in float32; see `webui.checkpoints.weights` for `conversions`.
 
     Raises `UnsupportedModel` for damaged files, unknown architectures, and networks that do not enlarge RGB pictures.
     """
@@ -34,7 +34,7 @@ def load_upscaler(path: Path, device: torch.device) -> UpscalerNetwork:
     from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
     try:
-        model = ModelLoader(device).load_from_state_dict(_read_weights(path))
+        model = ModelLoader(device).load_from_state_dict(_read_weights(path, conversions))
     except UnsupportedModelError as error:
         raise UnsupportedModel(f"The upscaler {path.name} is of no architecture that spandrel knows.") from error
     except (RuntimeError, KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
@@ -51,17 +51,12 @@ def load_upscaler(path: Path, device: torch.device) -> UpscalerNetwork:
     )
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _read_weights(path: Path, conversions: Path | None) -> dict[str, Tensor]:
     from spandrel import canonicalize_state_dict
 
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            # Only tensors: a pickle that wants to run anything is refused.
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UnsupportedModel(f"The upscaler {path.name} cannot be read ({error}); download it again.") from error
-    return canonicalize_state_dict(state)
+        with open_weights(path, conversions=conversions) as weights:
+            # Copied, for the file is closed before the network takes its weights.
+            return canonicalize_state_dict({name: weight.clone() for name, weight in weights.tensors()})
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"The upscaler {path.name} cannot be read: {error}") from error

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import os
 import statistics
@@ -180,6 +179,15 @@ def through_diffusers(path: Path, config: Path, dtype: torch.dtype) -> Any:
     )
 
 
+def quieten_diffusers() -> None:
+    """No progress bars and no advice between our lines."""
+    torchvision_operators.declare()
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+
+
 def seconds_of(load: Callable[[], object]) -> float:
     """How long `load` takes; what it makes is let go of afterwards, outside the clock."""
     begin = time.perf_counter()
@@ -263,8 +271,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write the files (default: a temporary folder)")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
+        quieten_diffusers()
         folder, config = prepare(Path(name))
         growth_percent, sizes = measure_growth(folder, chosen.swaps)
         cold = measure_cold(folder, config, chosen.rounds)

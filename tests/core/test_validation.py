@@ -8,7 +8,7 @@ import pytest
 
 from webui.core import catalogue
 from webui.core.errors import AtelierError, InvalidRequest
-from webui.core.requests import Img2Img, Inpaint, Txt2Img, Upscale
+from webui.core.requests import Guidance, Img2Img, Inpaint, SamplerOptions, ScheduleOptions, Txt2Img, Upscale
 from webui.core.validation import validate, with_seed
 
 TXT2IMG = Txt2Img()
@@ -37,7 +37,46 @@ def test_the_defaults_are_valid(request_):
         (TXT2IMG, {"batch_size": 9}, "Batch size is 9, outside 1 to 8; choose a value in that range."),
         (TXT2IMG, {"batch_count": 0}, "Batch count is 0, outside 1 to 100; choose a value in that range."),
         (TXT2IMG, {"seed": -2}, "Seed is -2, outside -1 to 4.29497e+09; choose a value in that range."),
-        (TXT2IMG, {"sampler": "Magic"}, "Sampler 'Magic' is not known; choose one of DPM++ 2M, Euler a, Euler, DDIM."),
+        (
+            TXT2IMG,
+            {"sampler": "Magic"},
+            f"Sampler 'Magic' is not known; choose one of {', '.join(catalogue.SAMPLERS)}.",
+        ),
+        (
+            TXT2IMG,
+            {"sampler_options": SamplerOptions(eta=1.5)},
+            "Eta is 1.5, outside 0 to 1; choose a value in that range.",
+        ),
+        (
+            TXT2IMG,
+            {"sampler_options": SamplerOptions(order=0)},
+            "UniPC order is 0, outside 1 to 6; choose a value in that range.",
+        ),
+        (
+            TXT2IMG,
+            {"sampler_options": SamplerOptions(s_churn=-1)},
+            "Sigma churn is -1, outside 0 to 100; choose a value in that range.",
+        ),
+        (
+            TXT2IMG,
+            {"schedule_options": ScheduleOptions(sigma_min=0.0)},
+            "Schedule min sigma is 0, outside 0.001 to 5000; choose a value in that range.",
+        ),
+        (
+            TXT2IMG,
+            {"schedule_options": ScheduleOptions(beta=float("nan"))},
+            "Beta schedule beta is nan, outside 0.01 to 10; choose a value in that range.",
+        ),
+        (
+            TXT2IMG,
+            {"guidance": Guidance(rescale=1.2)},
+            "CFG rescale is 1.2, outside 0 to 1; choose a value in that range.",
+        ),
+        (
+            TXT2IMG,
+            {"guidance": Guidance(skip_negative_below=20.0)},
+            "NGMS is 20, outside 0 to 15; choose a value in that range.",
+        ),
         (
             TXT2IMG,
             {"schedule_type": ""},

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from webui.core.catalogue import SAMPLERS, SCHEDULE_TYPES
+from webui.core.catalogue import SCHEDULE_TYPES
 from webui.core.errors import UserError
 from webui.core.events import Finished, ImageReady, Started, Step
 from webui.core.infotext import parse_infotext
 from webui.core.ports import Control
-from webui.core.requests import Img2Img, ResizeMode, Txt2Img
+from webui.core.requests import Guidance, Img2Img, NoiseSource, ResizeMode, SamplerOptions, ScheduleOptions, Txt2Img
 from webui.engine.generate import generate
 
 REQUEST = Txt2Img(prompt="a (red:1.2) circle", negative_prompt="blue", steps=4, width=64, height=64, seed=7)
@@ -53,7 +53,8 @@ def test_the_order_of_events(run):
     assert all(event.image.size == (64, 64) for event in pictures(events))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+# One of each way to draw noise and to guide; test_samplers has every sampler alone and in a batch.
+@pytest.mark.parametrize("sampler", ["DPM++ 2M", "Euler a", "DPM++ 2M SDE", "DPM adaptive", "Euler CFG++"])
 def test_a_picture_is_the_same_alone_and_in_a_batch(run, sampler):
     together = pictures(run(changed(REQUEST, batch_size=2, batch_count=2, sampler=sampler)))
     for event in together:
@@ -62,6 +63,39 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(run, sampler):
         difference = np.abs(np.asarray(alone.image, int) - np.asarray(event.image, int)).max()
         assert difference <= 1
     assert not same(together[0].image, together[1].image)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "changes"),
+    [
+        ("Euler a", {"sampler_options": SamplerOptions(eta=0.5)}),
+        ("Euler a", {"sampler_options": SamplerOptions(s_noise=0.9)}),
+        ("Euler a", {"eta_noise_seed_delta": 31337}),
+        ("Euler", {"sampler_options": SamplerOptions(s_churn=4.0)}),
+        ("UniPC", {"sampler_options": SamplerOptions(order=1)}),
+        ("Euler", {"schedule_options": ScheduleOptions(sgm_noise_multiplier=True)}),
+        ("Euler", {"schedule_options": ScheduleOptions(discard_next_to_last=True)}),
+        ("DPM++ 2M", {"schedule_options": ScheduleOptions(rho=3.0)}),
+        ("DPM++ 2M", {"schedule_options": ScheduleOptions(sigma_max=5.0)}),
+        ("Euler", {"guidance": Guidance(rescale=0.7)}),
+        ("Euler", {"guidance": Guidance(skip_early=0.5)}),
+        ("Euler", {"guidance": Guidance(skip_negative_below=15.0)}),
+        ("DPM++ SDE", {"noise_source": NoiseSource.NV}),
+    ],
+)
+def test_settings_reach_the_picture(run, sampler, changes):
+    plain = pictures(run(changed(REQUEST, sampler=sampler)))[0]
+    assert not same(plain.image, pictures(run(changed(REQUEST, sampler=sampler, **changes)))[0].image)
+
+
+def test_a_sampler_that_looks_at_the_whole_batch_is_given_single_pictures(run):
+    events = run(changed(REQUEST, sampler="DPM adaptive", batch_size=2, batch_count=2))
+    assert events[0].total_steps == 4 * 4
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [step.index for step in steps] == sorted(step.index for step in steps)
+    assert steps[-1].index == steps[-1].total
+    assert sorted({step.batch for step in steps}) == [0, 1]
+    assert [event.index for event in pictures(events)] == [0, 1, 2, 3]
 
 
 def test_start_batch_goes_on_where_it_was(run):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class BrownianNoise:
         low, high = sorted((sigma, sigma_next))
         low, high = max(low, self._least), min(high, self._greatest)
         with _drawing(self._draw):
-            rows = [tree(low, high) for tree in self._trees]
+            rows = [cast("Tensor", tree(low, high)) for tree in self._trees]
         # From high to low the path's change has the other sign, as in k-diffusion.
         sign = 1 if sigma < sigma_next else -1
         return torch.stack(rows).to(self._device) * (sign / math.sqrt(high - low))

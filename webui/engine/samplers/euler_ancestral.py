@@ -20,6 +20,8 @@ def ancestral_step(sigma: float, sigma_next: float, eta: float = 1.0) -> tuple[f
     For eta 1 this is the posterior of DDPM (Ho et al. 2020, arXiv 2006.11239, equation 7) in sigma's terms:
     ``up² = sigma'² (sigma² - sigma'²) / sigma²``.
     """
+    if eta == 0:
+        return sigma_next, 0.0
     up = min(sigma_next, eta * math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2))
     return math.sqrt(sigma_next**2 - up**2), up
 

@@ -80,8 +80,9 @@ def ipndm_v(
 ) -> Iterator[SamplerStep]:
     """IPNDM_V of order 4: IPNDM with weights for unequal steps, as its authors' diff-sampler code has them.
 
-    From the third step on those weights differ a little from Adams-Bashforth's exact ones, which LMS has; they are
-    kept, for pictures made elsewhere were made with them. The last step, to 0, is of first order.
+    From the third step on those weights differ a little from Adams-Bashforth's exact ones, which LMS has, and where
+    lengths do not change evenly they do not quite add up to 1. They are kept, for pictures made elsewhere were made
+    with them. The last step, to 0, is of first order.
     """
 
     def weights(visited: Sequence[float], sigma_next: float) -> Sequence[float]:

@@ -12,8 +12,11 @@ from safetensors.torch import load_file, save_file
 from webui import cli
 from webui.checkpoints.conversion import convert
 from webui.checkpoints.header import read_header
+from webui.checkpoints.load import load_checkpoint
 from webui.checkpoints.weights import open_weights, refuse_nan
 from webui.core.errors import UnsupportedModel, UserError
+from webui.core.geometry import Size
+from webui.core.ports import CheckpointInfo
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,23 @@ def test_a_training_checkpoint_is_converted_once_and_kept(trained, state, tmp_pa
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("converted again"))
     with open_weights(path, conversions=kept) as weights:
         same(weights, state)
+
+
+def test_a_pickled_checkpoint_gives_the_same_modules(tiny_checkpoint, tmp_path):
+    source = tiny_checkpoint / "Stable-diffusion" / "tiny-random.safetensors"
+    pickled = tmp_path / "tiny.ckpt"
+    torch.save({"state_dict": load_file(source), **read_header(source).metadata}, pickled)
+    info = CheckpointInfo(name="tiny", family="sd1", native_size=Size(64, 64))
+
+    wanted, got = (
+        load_checkpoint(path, info, dtype=torch.float32, device=torch.device("cpu")) for path in (source, pickled)
+    )
+
+    assert got.prediction_type == wanted.prediction_type
+    for module in ("unet", "vae"):
+        weights = getattr(got, module).state_dict()
+        for name, weight in getattr(wanted, module).state_dict().items():
+            assert torch.equal(weights[name], weight), name
 
 
 def test_convert_writes_beside_and_overwrites_nothing(tmp_path, capsys):

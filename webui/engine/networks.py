@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from webui.checkpoints.detect import FAMILIES
 from webui.checkpoints.embeddings import Embedding, EmbeddingFolder, Embeddings
 from webui.checkpoints.hash import ModelHashes, PendingHash
 from webui.checkpoints.loaded import LoadedCheckpoint
@@ -93,9 +94,10 @@ class Shelf:
             fitted = patches.fit(lora)
         except ValueError as error:
             made_for = f" was made for {lora.family} and" if lora.family else ""
+            family = next((each.title for each in FAMILIES if each.name == checkpoint.family), checkpoint.family)
             raise UnsupportedModel(
                 f"The LoRA {tag.name!r}{made_for} does not fit the checkpoint {checkpoint.info.name!r}"
-                f" ({checkpoint.family}): {error}. Choose another checkpoint, or take it out of the prompt."
+                f" ({family}): {error}. Choose another checkpoint, or take it out of the prompt."
             ) from error
         return Wish(file=file, lora=fitted, text_weight=tag.text_weight, unet_weight=tag.unet_weight, rank=tag.rank)
 

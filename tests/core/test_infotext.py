@@ -15,6 +15,7 @@ from webui.core.infotext import KnownModels, format_infotext, infotext_to_reques
 from webui.core.infotext.mapping import PAIRS
 from webui.core.requests import (
     Emphasis,
+    Extras,
     Guidance,
     Img2Img,
     Inpaint,
@@ -165,6 +166,16 @@ def random_extras(source: random.Random) -> dict[str, object]:
             skip_early=perhaps(0.0, source.random()),
             skip_negative_below=perhaps(0.0, source.uniform(0, 4)),
             image_scale=perhaps(1.5, source.uniform(0, 3)),
+        ),
+        "extras": Extras(
+            tiling=source.random() < 0.5,
+            freeu_b1=perhaps(1.0, source.uniform(0, 2)),
+            freeu_b2=perhaps(1.0, source.uniform(0, 2)),
+            freeu_s1=perhaps(1.0, source.uniform(0, 4)),
+            freeu_s2=perhaps(1.0, source.uniform(0, 4)),
+            epsilon_scaling=perhaps(1.0, source.uniform(0.9, 1.1)),
+            mimic_scale=perhaps(0.0, source.uniform(0, 30)),
+            threshold_percentile=perhaps(100.0, source.uniform(90, 100)),
         ),
         "variation": Variation(
             seed=perhaps(-1, source.randint(0, catalogue.MAX_SEED)),

@@ -56,6 +56,12 @@ SKIP_EARLY_RANGE = (0.0, 1.0)
 SKIP_NEGATIVE_BELOW_RANGE = (0.0, 15.0)
 IMAGE_CFG_SCALE_RANGE = (0.0, 10.0)
 
+FREEU_BACKBONE_RANGE = (0.0, 2.0)
+FREEU_SKIP_RANGE = (0.0, 4.0)
+EPSILON_SCALING_RANGE = (0.9, 1.1)
+MIMIC_SCALE_RANGE = (0.0, 30.0)
+THRESHOLD_PERCENTILE_RANGE = (90.0, 100.0)
+
 
 def sampler_and_schedule(name: str) -> tuple[str, str]:
     """A sampler's name as any A1111 wrote it, taken apart: the sampler and the schedule type it is run with.

@@ -122,6 +122,26 @@ class Variation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What is added to the sampling, each off by default; `webui.engine.extras` has the papers.
+
+    `tiling` makes pictures that repeat without a seam. FreeU multiplies backbone (`freeu_b1`, `freeu_b2`) and skip
+    features (`freeu_s1`, `freeu_s2`) of its two stages; 1 leaves them. `epsilon_scaling` divides the predicted noise.
+    With `mimic_scale` above 0, dynamic thresholding gives what `cfg_scale` makes the range that this lower scale would
+    give, less what lies beyond `threshold_percentile`.
+    """
+
+    tiling: bool = False
+    freeu_b1: float = 1.0
+    freeu_b2: float = 1.0
+    freeu_s1: float = 1.0
+    freeu_s2: float = 1.0
+    epsilon_scaling: float = 1.0
+    mimic_scale: float = 0.0
+    threshold_percentile: float = 100.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """What every diffusion task says. Never asked for by itself: see `Txt2Img`, `Img2Img`, `Inpaint`.
 
@@ -153,6 +173,7 @@ class Generation:
     sampler_options: SamplerOptions = SamplerOptions()
     schedule_options: ScheduleOptions = ScheduleOptions()
     guidance: Guidance = Guidance()
+    extras: Extras = Extras()
     variation: Variation = Variation()
     noise_source: NoiseSource = NoiseSource.CPU
     eta_noise_seed_delta: int = 0

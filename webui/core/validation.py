@@ -11,7 +11,7 @@ import random
 
 from webui.core import catalogue
 from webui.core.errors import InvalidRequest
-from webui.core.requests import DiffusionRequest, Img2Img, Inpaint, Request, Upscale
+from webui.core.requests import DiffusionRequest, Extras, Img2Img, Inpaint, Request, Upscale
 
 
 def _in_range(what: str, value: float, low: float, high: float) -> None:
@@ -52,6 +52,7 @@ def validate(request: Request) -> None:
     _in_range("Refiner switch at", request.refiner_switch_at, *catalogue.REFINER_SWITCH_RANGE)
     _validate_noise(request)
     _validate_sampling(request)
+    _validate_extras(request.extras)
     if isinstance(request, Img2Img | Inpaint):
         _in_range("Denoising strength", request.denoising_strength, 0, 1)
         _not_empty("picture to start from", request.init_image)
@@ -89,6 +90,16 @@ def _validate_sampling(request: DiffusionRequest) -> None:
     _in_range("Skip early CFG", guidance.skip_early, *catalogue.SKIP_EARLY_RANGE)
     _in_range("NGMS", guidance.skip_negative_below, *catalogue.SKIP_NEGATIVE_BELOW_RANGE)
     _in_range("Image CFG scale", guidance.image_scale, *catalogue.IMAGE_CFG_SCALE_RANGE)
+
+
+def _validate_extras(extras: Extras) -> None:
+    for what, factor in (("FreeU b1", extras.freeu_b1), ("FreeU b2", extras.freeu_b2)):
+        _in_range(what, factor, *catalogue.FREEU_BACKBONE_RANGE)
+    for what, factor in (("FreeU s1", extras.freeu_s1), ("FreeU s2", extras.freeu_s2)):
+        _in_range(what, factor, *catalogue.FREEU_SKIP_RANGE)
+    _in_range("Epsilon scaling", extras.epsilon_scaling, *catalogue.EPSILON_SCALING_RANGE)
+    _in_range("Mimic scale", extras.mimic_scale, *catalogue.MIMIC_SCALE_RANGE)
+    _in_range("Threshold percentile", extras.threshold_percentile, *catalogue.THRESHOLD_PERCENTILE_RANGE)
 
 
 def _not_empty(what: str, png: bytes) -> None:

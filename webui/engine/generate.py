@@ -28,6 +28,7 @@ from webui.engine.canvas import Canvas, make_canvas
 from webui.engine.conditioning import Embeddings, PromptCache, PromptEncoder, PromptPlan
 from webui.engine.denoise import denoise
 from webui.engine.denoiser import Denoiser, MaskedDenoiser, NetworkDenoiser
+from webui.engine.extras import adjusted, patched_unet, patched_vae
 from webui.engine.guidance import Guided
 from webui.engine.noise import Noise, open_stream, settled_source
 from webui.engine.phases import Phases
@@ -92,7 +93,7 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
     )
 
     # 2. The picture to start from, if there is one; it decides how many of those levels are left.
-    with phases("prepare"), placed(checkpoint.vae, bench.device):
+    with phases("prepare"), placed(checkpoint.vae, bench.device), patched_vae(checkpoint.vae, request.extras):
         canvas = make_canvas(request, checkpoint, bench.device)
     sigmas = schedule[canvas.first_step :]
     steps = len(sigmas) - 1
@@ -137,7 +138,7 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
 
         # 6. From latents to pictures, each with the text that can make it again.
         notices: list[str] = []
-        with phases("decode"), placed(checkpoint.vae, bench.device):
+        with phases("decode"), placed(checkpoint.vae, bench.device), patched_vae(checkpoint.vae, request.extras):
             pictures = to_images(decode(checkpoint.vae, latents, checkpoint.scaling_factor, say=notices.append))
         yield from [Notice(text=sentence) for sentence in notices]
         for index, picture in enumerate(pictures):
@@ -211,7 +212,7 @@ def _denoiser(
 
     With a mask, it keeps the canvas's picture outside it. The refiner stays loaded until `stack` is closed.
     """
-    denoiser: Denoiser = _network(request, plan, sampler, sigmas, bench, beside=canvas.beside)
+    denoiser: Denoiser = _network(request, plan, sampler, sigmas, bench, stack, beside=canvas.beside)
     if bench.refine is not None:
         refine, latents = bench.refine, bench.checkpoint.scaling_factor
 
@@ -225,7 +226,7 @@ def _denoiser(
                     f" {bench.checkpoint.info.name!r}; choose a refiner of the same family."
                 )
             stack.enter_context(placed(refined.checkpoint.unet, refined.device))
-            return _network(request, _plan(request, sampler, refined), sampler, sigmas, refined, made=made)
+            return _network(request, _plan(request, sampler, refined), sampler, sigmas, refined, stack, made=made)
 
         evaluations = sampler.evaluations * (len(sigmas) - 1)
         before = evaluations_before(request.refiner_switch_at, evaluations)
@@ -241,11 +242,16 @@ def _network(
     sampler: Sampler,
     sigmas: Sequence[float],
     bench: Bench,
+    stack: ExitStack,
     *,
     beside: Tensor | None = None,
     made: int = 0,
-) -> NetworkDenoiser:
-    """The bench's network under guidance, for a walk of which `made` evaluations are past; see `Canvas.beside`."""
+) -> Denoiser:
+    """The bench's network under guidance, for a walk of which `made` evaluations are past; see `Canvas.beside`.
+
+    The network has the request's extras until `stack` is closed.
+    """
+    stack.enter_context(patched_unet(bench.checkpoint.unet, request.extras))
     predict = Guided(
         bench.checkpoint.unet,
         plan,
@@ -257,13 +263,14 @@ def _network(
         needs_negative=sampler.plus_plus,
         made=made,
     )
-    return NetworkDenoiser(
+    denoiser = NetworkDenoiser(
         predict,
         bench.checkpoint.prediction_type,
         timestep=_sigma_table(bench.checkpoint).timestep,
         sigmas=sigmas,
         device=bench.device,
     )
+    return adjusted(denoiser, request.extras, request.cfg_scale)
 
 
 def _walk_noise(

@@ -145,6 +145,20 @@ MORE: Mapping[str, tuple[tuple[MoreField, ...], ...]] = {
             _number("guidance.image_scale", "Image CFG scale", "image_cfg_scale"),
         ),
     ),
+    "Extras": (
+        (
+            _check("extras.tiling", "Tiling", "tiling"),
+            _number("extras.epsilon_scaling", "Epsilon scaling", "epsilon_scaling"),
+            _number("extras.mimic_scale", "Mimic CFG scale", "mimic_scale"),
+            _number("extras.threshold_percentile", "Threshold percentile", "threshold_percentile"),
+        ),
+        (
+            _number("extras.freeu_b1", "FreeU b1", "freeu_b1"),
+            _number("extras.freeu_b2", "FreeU b2", "freeu_b2"),
+            _number("extras.freeu_s1", "FreeU s1", "freeu_s1"),
+            _number("extras.freeu_s2", "FreeU s2", "freeu_s2"),
+        ),
+    ),
     "Sampler": (
         (
             _optional("sampler_options.eta", "Eta", "eta", "sampler's own"),

@@ -49,6 +49,8 @@ def _choice(kind: type[Choice]) -> Kind:
 
 
 FLAG = _named({"True": True, "False": False})
+# A1111 leaves out a value that is the key again, so its "Tiling" comes alone at times.
+TILING = _named({"Tiling": True, "True": True, "False": False})
 MASK_MODE = _named({"Inpaint masked": False, "Inpaint not masked": True})
 
 
@@ -148,6 +150,15 @@ PAIRS = (
     _optional("SGM noise multiplier", "schedule_options.sgm_noise_multiplier", FLAG),
     _optional("CFG rescale", "guidance.rescale", DECIMAL),
     _optional("Skip Early CFG", "guidance.skip_early", DECIMAL),
+    # Names that A1111, Forge's FreeU and the extension sd-dynamic-thresholding write.
+    _optional("Tiling", "extras.tiling", TILING),
+    _optional("freeu_b1", "extras.freeu_b1", DECIMAL),
+    _optional("freeu_b2", "extras.freeu_b2", DECIMAL),
+    _optional("freeu_s1", "extras.freeu_s1", DECIMAL),
+    _optional("freeu_s2", "extras.freeu_s2", DECIMAL),
+    _optional("Epsilon scaling", "extras.epsilon_scaling", DECIMAL),
+    _optional("Mimic scale", "extras.mimic_scale", DECIMAL),
+    _optional("Threshold percentile", "extras.threshold_percentile", DECIMAL),
     _pair("Resize mode", "resize_mode", _choice(ResizeMode)),
     _pair("Mask blur", "mask_blur", WHOLE),
     _pair("Mask mode", "mask_inverted", MASK_MODE),

@@ -47,7 +47,8 @@ def distil(models: Path, name: str, pack: Path | None, out: Path, minutes: float
     info = catalogue.checkpoint(name)
     checkpoint = load_checkpoint(catalogue.path(info.name), info, dtype=torch.float32, device=where)
     torch.manual_seed(5000)
-    decoder = _make().to(where)
+    decoder = _make().to(where, memory_format=torch.channels_last)
+    checkpoint.vae.to(memory_format=torch.channels_last)
     ema = Ema(decoder, 0.99)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=PEAK, betas=(0.9, 0.99), fused=True)
     batches = picture_batches(pack, PRESETS["small"], batch=batch, seed=5000, size=info.native_size.width)
@@ -56,9 +57,11 @@ def distil(models: Path, name: str, pack: Path | None, out: Path, minutes: float
     while (fraction := clock.fraction) < 1.0:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(PEAK, fraction)
-        latents, wanted = _lesson(checkpoint, as_pixels(next(batches)[0], where))
-        got = decoder(latents)
-        loss = F.l1_loss(got, wanted) + F.mse_loss(got, wanted)
+        pixels = as_pixels(next(batches)[0], where).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(where.type, torch.bfloat16):
+            latents, wanted = _lesson(checkpoint, pixels)
+            got = decoder(latents)
+        loss = F.l1_loss(got.float(), wanted.float()) + F.mse_loss(got.float(), wanted.float())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

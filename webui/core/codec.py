@@ -48,13 +48,17 @@ def _arguments(kind: type, values: dict[str, Any], what: str) -> dict[str, Any]:
     return {name: _decode(name, value, kinds[name]) for name, value in values.items()}
 
 
+def _nested(kind: Any, value: Any, what: str) -> Any:
+    return kind(**_arguments(kind, dict(value), what))
+
+
 def _decode(name: str, value: Any, kind: Any) -> Any:
     options = typing.get_args(kind)  # of a union with None
     if options:
         return None if value is None else _decode(name, value, options[0])
     try:
         if dataclasses.is_dataclass(kind):
-            return kind(**_arguments(kind, dict(value), name))
+            return _nested(kind, value, name)
         if kind is bytes:
             return base64.b64decode(value, validate=True)
         if issubclass(kind, Choice):

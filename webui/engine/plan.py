@@ -40,7 +40,7 @@ _LEAST_WORKING_BYTES = 128 * 2**20
 
 def working_bytes(component: str, *, pixels: int, batch_size: int) -> int:
     """An estimate of what `component` ("unet", "vae", "text_encoder", …) needs to work on `pixels` a picture."""
-    if component == "unet":
+    if component in ("unet", "transformer"):
         return _LEAST_WORKING_BYTES + _UNET_BYTES_PER_PIXEL * pixels * batch_size
     if component == "vae":
         return _LEAST_WORKING_BYTES + _VAE_BYTES_PER_PIXEL * pixels
@@ -58,6 +58,7 @@ def plan(needs: Mapping[str, Need], *, free_bytes: int) -> dict[str, Place]:
     As many bytes as possible are kept, so that as few as possible travel for each picture. A component that could not
     even visit an empty device is streamed, and the others make room for its work alone.
     """
+    kept: tuple[str, ...] = ()  # the last and lightest subset, where none fits
     for kept in _subsets_by_weight(needs):
         if _peak_bytes(needs, kept, free_bytes) <= free_bytes:
             break

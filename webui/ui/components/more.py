@@ -81,7 +81,7 @@ def keep_menus_fresh(page: gr.Blocks, form: Form, models: ModelCatalogue, refres
     refresh.click(guarded(renewed), inputs=menus, **quietly)
 
 
-def _menu(choices: list[tuple[str, str]], value: object) -> gr.Dropdown:
+def _menu(choices: list[tuple[str, str]], value: Any) -> gr.Dropdown:
     """A menu of `choices` that shows `value`, or the first where that is gone."""
     known = [choice for _, choice in choices]
     return gr.Dropdown(choices=choices, value=value if value in known else known[0])

@@ -20,6 +20,8 @@ from webui.core.validation import validate
             Extras(threshold_percentile=50.0),
             "Threshold percentile is 50, outside 90 to 100; choose a value in that range.",
         ),
+        (Extras(token_merging=1.0), "Token merging ratio is 1, outside 0 to 0.9; choose a value in that range."),
+        (Extras(pag_scale=-1.0), "PAG scale is -1, outside 0 to 100; choose a value in that range."),
     ],
     ids=lambda value: "" if isinstance(value, str) else "extras",
 )

@@ -176,6 +176,8 @@ def random_extras(source: random.Random) -> dict[str, object]:
             epsilon_scaling=perhaps(1.0, source.uniform(0.9, 1.1)),
             mimic_scale=perhaps(0.0, source.uniform(0, 30)),
             threshold_percentile=perhaps(100.0, source.uniform(90, 100)),
+            token_merging=perhaps(0.0, source.uniform(0, 0.9)),
+            pag_scale=perhaps(0.0, source.uniform(0, 10)),
         ),
         "variation": Variation(
             seed=perhaps(-1, source.randint(0, catalogue.MAX_SEED)),

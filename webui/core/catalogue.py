@@ -61,6 +61,8 @@ FREEU_SKIP_RANGE = (0.0, 4.0)
 EPSILON_SCALING_RANGE = (0.9, 1.1)
 MIMIC_SCALE_RANGE = (0.0, 30.0)
 THRESHOLD_PERCENTILE_RANGE = (90.0, 100.0)
+TOKEN_MERGING_RANGE = (0.0, 0.9)
+PAG_SCALE_RANGE = (0.0, 100.0)
 
 
 def sampler_and_schedule(name: str) -> tuple[str, str]:

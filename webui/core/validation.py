@@ -100,6 +100,8 @@ def _validate_extras(extras: Extras) -> None:
     _in_range("Epsilon scaling", extras.epsilon_scaling, *catalogue.EPSILON_SCALING_RANGE)
     _in_range("Mimic scale", extras.mimic_scale, *catalogue.MIMIC_SCALE_RANGE)
     _in_range("Threshold percentile", extras.threshold_percentile, *catalogue.THRESHOLD_PERCENTILE_RANGE)
+    _in_range("Token merging ratio", extras.token_merging, *catalogue.TOKEN_MERGING_RANGE)
+    _in_range("PAG scale", extras.pag_scale, *catalogue.PAG_SCALE_RANGE)
 
 
 def _not_empty(what: str, png: bytes) -> None:

@@ -261,6 +261,7 @@ def _network(
         beside=beside,
         edits=bench.checkpoint.input == "edit",
         needs_negative=sampler.plus_plus,
+        pag_scale=request.extras.pag_scale,
         made=made,
     )
     denoiser = NetworkDenoiser(

@@ -14,6 +14,7 @@ from torch import Tensor
 from webui.core.requests import Guidance
 from webui.engine.conditioning.words import Conditioning, PromptPlan, Words
 from webui.engine.denoiser import Prediction
+from webui.engine.extras.perturbed_attention import perturbed
 from webui.engine.placement import weight_of
 
 
@@ -24,7 +25,8 @@ class Guided:
     go without the negative prompt, of `evaluations` in all. `beside` (1 or N, channels, h, w) goes to the UNet's first
     convolution with the latents, where a model takes that; with `edits`, it is the picture that an edit model edits,
     and guided by as well. With `needs_negative` the negative prompt is worked on even where it cancels out.
-    A network that takes over on the way is told how many evaluations were `made` before.
+    A network that takes over on the way is told how many evaluations were `made` before. With a `pag_scale`, each
+    evaluation asks the network once more, perturbed.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Guided:
         edits: bool = False,
         needs_negative: bool = False,
         made: int = 0,
+        pag_scale: float = 0.0,
     ) -> None:
         self._unet = unet
         self._plan = plan
@@ -48,6 +51,7 @@ class Guided:
         self._beside = beside
         self._edits = edits
         self._needs_negative = needs_negative
+        self._pag_scale = pag_scale
         self._dtype = weight_of(unet).dtype
         self._evaluation = made
         self._arguments: dict[tuple[object, ...], tuple[Tensor, dict[str, Any]]] = {}
@@ -66,8 +70,9 @@ class Guided:
         else:
             *answers, negative = self._ask(x, timestep, [*texts, words.negative], self._beside)
         if len(answers) == 1 and negative is answers[0]:
-            return Prediction(negative, negative)
+            return Prediction(self._away_from_perturbed(negative, answers, x, timestep, words), negative)
         guided = combined(answers, [prompt.weight for prompt in words.prompts], negative, self._cfg_scale)
+        guided = self._away_from_perturbed(guided, answers, x, timestep, words)
         return Prediction(self._rescaled(guided, answers[0]), negative)
 
     def _rescaled(self, guided: Tensor, answer: Tensor) -> Tensor:
@@ -95,8 +100,21 @@ class Guided:
         guided = combined(answers, [prompt.weight for prompt in words.prompts], without_text, self._cfg_scale)
         towards_picture = without_text - without_both
         guided = torch.add(guided, towards_picture, alpha=self._guidance.image_scale - 1)
+        guided = self._away_from_perturbed(guided, answers, x, timestep, words)
         negative = torch.add(without_both, towards_picture, alpha=self._guidance.image_scale)
         return Prediction(self._rescaled(guided, answers[0]), negative)
+
+    def _away_from_perturbed(
+        self, guided: Tensor, answers: Sequence[Tensor], x: Tensor, timestep: Tensor, words: Words
+    ) -> Tensor:
+        """`guided` plus the scale times each prompt's answer less the perturbed one: Ahn et al. 2024, equation 15."""
+        if self._pag_scale == 0:
+            return guided
+        with perturbed(self._unet):
+            worse = self._ask(x, timestep, [prompt.conditioning for prompt in words.prompts], self._beside)
+        for prompt, answer, perturbed_answer in zip(words.prompts, answers, worse, strict=True):
+            guided = torch.add(guided, answer - perturbed_answer, alpha=self._pag_scale * prompt.weight)
+        return guided
 
     def _ask(self, x: Tensor, timestep: Tensor, texts: Sequence[Conditioning], beside: Tensor | None) -> list[Tensor]:
         """The UNet's answer to each text, (N, channels, h, w) float32; texts of one length share a call."""

@@ -150,7 +150,7 @@ PAIRS = (
     _optional("SGM noise multiplier", "schedule_options.sgm_noise_multiplier", FLAG),
     _optional("CFG rescale", "guidance.rescale", DECIMAL),
     _optional("Skip Early CFG", "guidance.skip_early", DECIMAL),
-    # Names that A1111, Forge's FreeU and the extension sd-dynamic-thresholding write.
+    # Names that A1111, Forge's FreeU and PAG, and the extension sd-dynamic-thresholding write.
     _optional("Tiling", "extras.tiling", TILING),
     _optional("freeu_b1", "extras.freeu_b1", DECIMAL),
     _optional("freeu_b2", "extras.freeu_b2", DECIMAL),
@@ -159,6 +159,8 @@ PAIRS = (
     _optional("Epsilon scaling", "extras.epsilon_scaling", DECIMAL),
     _optional("Mimic scale", "extras.mimic_scale", DECIMAL),
     _optional("Threshold percentile", "extras.threshold_percentile", DECIMAL),
+    _optional("Token merging ratio", "extras.token_merging", DECIMAL),
+    _optional("pag_scale", "extras.pag_scale", DECIMAL),
     _pair("Resize mode", "resize_mode", _choice(ResizeMode)),
     _pair("Mask blur", "mask_blur", WHOLE),
     _pair("Mask mode", "mask_inverted", MASK_MODE),

@@ -1,6 +1,7 @@
 """What may be added to a run beyond its sampler and prompts: one file an extra, each off unless the request asks.
 
 An extra either patches the loaded network for as long as a `with` block, and leaves it as it was, or wraps a denoiser.
+Perturbed attention asks the network once more, so it is `webui.engine.guidance` that uses it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from webui.engine.extras.dynamic_thresholding import ThresholdedDenoiser
 from webui.engine.extras.epsilon_scaling import EpsilonScaledDenoiser
 from webui.engine.extras.freeu import freeu
 from webui.engine.extras.tiling import tiled
+from webui.engine.extras.token_merging import merging
 
 __all__ = ["adjusted", "patched_unet", "patched_vae"]
 
@@ -27,6 +29,8 @@ def patched_unet(unet: Any, extras: Extras) -> Iterator[None]:
             stack.enter_context(tiled(unet))
         if (extras.freeu_b1, extras.freeu_b2, extras.freeu_s1, extras.freeu_s2) != (1, 1, 1, 1):
             stack.enter_context(freeu(unet, extras))
+        if extras.token_merging > 0:
+            stack.enter_context(merging(unet, extras.token_merging))
         yield
 
 

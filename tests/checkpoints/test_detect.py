@@ -129,7 +129,7 @@ def test_a_diffusers_folder_is_recognised(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pipeline": "FluxPipeline"}, "FluxPipeline"),
+        ({"pipeline": "FluxFillPipeline"}, "FluxFillPipeline"),
         ({"in_channels": 10}, "10 input channels"),
         ({"sample_size": [64, 64]}, "sample_size"),
     ],
@@ -145,3 +145,43 @@ def test_an_incomplete_diffusers_folder_names_the_missing_file(tmp_path):
 
     with pytest.raises(UnsupportedModel, match=r"folder model lacks vae/config\.json"):
         identify(path)
+
+
+def pipeline_folder(path, pipeline, components, **index):
+    for name, config in components.items():
+        (path / name).mkdir(parents=True)
+        (path / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    named = {name: ["diffusers", "Anything"] for name in components}
+    (path / "model_index.json").write_text(json.dumps({"_class_name": pipeline, **named, **index}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "components", "side"),
+    [
+        ("StableDiffusion3Pipeline", {"transformer": {"sample_size": 64}, "vae": {"block_out_channels": [1] * 4}}, 512),
+        ("SanaPipeline", {"transformer": {"sample_size": 32}, "vae": {"encoder_block_out_channels": [1] * 6}}, 1024),
+        ("FluxPipeline", {"transformer": {}, "vae": {"block_out_channels": [1] * 4}}, 1024),
+        ("QwenImagePipeline", {"transformer": {"sample_size": 10**9}, "vae": {}}, 1024),
+        ("Kandinsky3Pipeline", {"unet": {"sample_size": 128}}, 1024),
+    ],
+)
+def test_a_folder_of_a_text_to_image_pipeline_is_recognised(pipeline, components, side, tmp_path):
+    family, config = identify(pipeline_folder(tmp_path / "model", pipeline, components))
+
+    assert (family.name, config.pipeline) == ("diffusers", pipeline)
+    assert config.native_size == Size(side, side)
+
+
+def test_a_pipelines_folder_without_a_network_is_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+
+    with pytest.raises(UnsupportedModel, match="The folder model names no transformer"):
+        identify(pipeline_folder(tmp_path / "model", "FluxPipeline", {}))
+
+
+def test_a_single_file_of_such_a_family_is_sent_to_its_folder(tmp_path, write_safetensors):
+    path = write_safetensors(tmp_path / "flux.safetensors", OTHERS["FLUX.1"])
+
+    with pytest.raises(UnsupportedModel, match=r"looks like FLUX\.1, which runs only from a diffusers folder"):
+        detect(read_header(path))

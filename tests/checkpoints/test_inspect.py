@@ -78,7 +78,7 @@ def test_a_checkpoint_and_what_lies_beside_it(tiny_checkpoint):
 def test_the_command_prints_a_line_a_file_and_loads_no_torch(tmp_path, write_safetensors):
     write_safetensors(tmp_path / "Lora" / "é.safetensors", LORA)
     write_safetensors(tmp_path / "whole" / "unet" / "model.safetensors", {"x": (1,)})
-    (tmp_path / "whole" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (tmp_path / "whole" / "model_index.json").write_text('{"_class_name": "FluxFillPipeline"}')
     (tmp_path / "empty.ckpt").write_bytes(b"")
     (tmp_path / "loop.ckpt").symlink_to(tmp_path / "loop.ckpt")
     (tmp_path / "notes.txt").write_text("no model")
@@ -94,7 +94,7 @@ def test_the_command_prints_a_line_a_file_and_loads_no_torch(tmp_path, write_saf
     reports = {line["path"].rpartition("/")[2]: line for line in map(json.loads, done.stdout.splitlines())}
     assert reports.keys() == {"é.safetensors", "whole", "empty.ckpt", "loop.ckpt"}
     assert reports["é.safetensors"]["kind"] == "lora"
-    assert "FluxPipeline" in reports["whole"]["error"]
+    assert "FluxFillPipeline" in reports["whole"]["error"]
     assert "empty (0 bytes)" in reports["empty.ckpt"]["error"]
     assert "symbolic links" in reports["loop.ckpt"]["error"]
 

@@ -157,13 +157,13 @@ def test_two_of_one_name_cannot_both_be_meant(models, put):
 def test_a_diffusers_folder_is_one_checkpoint(models, put):
     folder = models / "Stable-diffusion" / "sub" / "whole.v2"
     put("sub/whole.v2/unet/diffusion_pytorch_model.safetensors")
-    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (folder / "model_index.json").write_text('{"_class_name": "FluxFillPipeline"}')
 
     catalogue = CheckpointFolder(models)
 
     assert names(catalogue) == []
     assert [problem.path for problem in catalogue.problems()] == [folder]
-    with pytest.raises(UnsupportedModel, match="FluxPipeline"):
+    with pytest.raises(UnsupportedModel, match="FluxFillPipeline"):
         catalogue.checkpoint("sub/whole.v2")
 
 

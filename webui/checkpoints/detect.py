@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from webui.checkpoints.families.base import Family, Folder, ModelConfig, read_json
+from webui.checkpoints.families.diffusers_folder import DIFFUSERS, PipelineConfig, PipelineFamily
 from webui.checkpoints.families.sd1 import SD1
 from webui.checkpoints.families.sd2 import SD2
 from webui.checkpoints.families.sdxl import SDXL, SDXL_REFINER
@@ -22,7 +23,7 @@ FAMILIES: tuple[Family, ...] = (X4_UPSCALER, SDXL, SDXL_REFINER, SD2, SD1)
 
 FOLDER_INDEX = "model_index.json"
 
-_RUNS = "Atelier can run Stable Diffusion 1, 2 and XL checkpoints so far"
+_RUNS = "Atelier runs Stable Diffusion 1, 2 and XL checkpoints, and many text-to-image models as diffusers folders"
 
 Test = Callable[[Header], bool]
 
@@ -74,6 +75,10 @@ _OTHERS: tuple[tuple[str, Test], ...] = (
     ("an upscaler, which belongs in models/ESRGAN", _begins("conv_first.", "model.0.weight", "body.0.")),
     ("a text encoder", _begins("text_model.", "encoder.block.0.", "transformer.resblocks.")),
 )
+# Those of them that run from a diffusers folder.
+_AS_FOLDERS = frozenset(
+    {"Stable Diffusion 3", "Chroma", "FLUX.2", "FLUX.1", "Z-Image", "Lumina 2", "Qwen-Image", "Sana", "AuraFlow"}
+)
 
 
 def detect(header: Header) -> Family:
@@ -92,19 +97,24 @@ def detect(header: Header) -> Family:
 def _refuse(header: Header, known: tuple[tuple[str, Test], ...]) -> None:
     for title, matches in known:
         if matches(header):
+            if title in _AS_FOLDERS:
+                raise UnsupportedModel(
+                    f"{header.path.name} looks like {title}, which runs only from a diffusers folder; put the model"
+                    f" here as the whole folder with its {FOLDER_INDEX} instead of this file."
+                )
             raise UnsupportedModel(f"{header.path.name} looks like {title}; {_RUNS}.")
 
 
-def detect_folder(folder: Folder) -> Family:
+def detect_folder(folder: Folder) -> Family | PipelineFamily:
     """The family of a diffusers folder; raises `UnsupportedModel` naming its pipeline."""
-    for family in FAMILIES:
+    for family in (*FAMILIES, DIFFUSERS):
         if family.recognises_folder(folder):
             return family
     pipeline = str(folder.index.get("_class_name"))[:80]
     raise UnsupportedModel(f"The folder {folder.path.name} holds a model for {pipeline} of another family; {_RUNS}.")
 
 
-def identify(path: Path) -> tuple[Family, ModelConfig]:
+def identify(path: Path) -> tuple[Family | PipelineFamily, ModelConfig | PipelineConfig]:
     """Family and configuration of the file or diffusers folder at `path`; raises `UnsupportedModel`."""
     if path.is_dir():
         folder = Folder(path=path, index=read_json(path / FOLDER_INDEX, path))

@@ -11,6 +11,7 @@ from typing import Any
 from webui.checkpoints.content import family_of, kind_of, lora_content, tag_counts, trigger_words
 from webui.checkpoints.detect import FOLDER_INDEX, identify
 from webui.checkpoints.families.base import ModelConfig
+from webui.checkpoints.families.diffusers_folder import PipelineConfig
 from webui.checkpoints.header import Header, read_header
 from webui.checkpoints.scan import model_files
 from webui.checkpoints.sidecars import find_sidecars
@@ -95,7 +96,9 @@ def _checkpoint(path: Path, header: Header) -> dict[str, Any]:
     return report | {"family": family.name, **_from_config(config)}
 
 
-def _from_config(config: ModelConfig) -> dict[str, Any]:
+def _from_config(config: ModelConfig | PipelineConfig) -> dict[str, Any]:
+    if isinstance(config, PipelineConfig):
+        return {"pipeline": config.pipeline, "native_size": str(config.native_size)}
     return {
         "prediction_type": config.prediction_type,
         "in_channels": config.unet.get("in_channels", 4),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from webui.checkpoints import keymap
 from webui.checkpoints.containers.shards import INDEX_SUFFIX
 from webui.checkpoints.detect import identify
-from webui.checkpoints.families.base import ComponentLayout, TextEncoderConfig
+from webui.checkpoints.families.base import ComponentLayout, Family, ModelConfig, TextEncoderConfig
 from webui.checkpoints.loaded import LoadedCheckpoint, TextEncoder
 from webui.checkpoints.modules import empty_modules
 from webui.checkpoints.prediction import measured_prediction
@@ -55,6 +55,10 @@ def load_checkpoint(
     if not path.exists():
         raise CheckpointNotFound(f"The checkpoint {info.name!r} is no longer at {path}; reload the list of models.")
     family, config = identify(path)
+    if not isinstance(family, Family) or not isinstance(config, ModelConfig):
+        raise UnsupportedModel(
+            f"{info.name!r} runs through its own pipeline, from words alone; choose another checkpoint."
+        )
     modules = empty_modules(config, path.name)
     layouts = family.layout(config)
     with ExitStack() as stack:

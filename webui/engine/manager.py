@@ -23,6 +23,7 @@ from webui.core.requests import DiffusionRequest, Request, Txt2Img, Upscale
 if TYPE_CHECKING:
     from webui.checkpoints.scan import CheckpointFolder
     from webui.engine.generate import Bench
+    from webui.engine.pipelines import PipelineBench
     from webui.engine.workshop import Workshop
     from webui.settings.schema import Settings
 
@@ -96,9 +97,9 @@ class EngineManager:
         return self._workshop
 
     @contextmanager
-    def _bench(self, workshop: Workshop, request: DiffusionRequest) -> Iterator[Bench]:
+    def _bench(self, workshop: Workshop, request: DiffusionRequest) -> Iterator[Bench | PipelineBench]:
         """The workshop's bench for `request`; the status says what is on it."""
-        with workshop.bench(request) as bench:
+        with workshop.pipeline_bench(request) if workshop.wants_pipeline(request) else workshop.bench(request) as bench:
             self._status = EngineStatus(
                 phase="ready",
                 device=workshop.device_name,
@@ -110,10 +111,14 @@ class EngineManager:
     def _diffuse(
         self, workshop: Workshop, request: DiffusionRequest, control: Control, start_batch: int
     ) -> Iterator[Event]:
-        from webui.engine.generate import generate
+        from webui.engine.generate import Bench, generate
+        from webui.engine.pipelines import generate_with_pipeline
 
         with self._bench(workshop, request) as bench:
-            yield from generate(request, bench, control=control, start_batch=start_batch)
+            if isinstance(bench, Bench):
+                yield from generate(request, bench, control=control, start_batch=start_batch)
+            else:
+                yield from generate_with_pipeline(request, bench, control=control, start_batch=start_batch)
 
     def _upscale(self, workshop: Workshop, request: Upscale, control: Control) -> Iterator[Event]:
         from webui.engine.upscale import upscale

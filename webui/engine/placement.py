@@ -10,13 +10,16 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from webui.engine.plan import Need, Place, visit
 from webui.hardware.memory import free_bytes
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 CPU = torch.device("cpu")
 # What a visitor leaves free on the device for its own work, where nobody says how much that is.
@@ -148,3 +151,12 @@ def move(module: nn.Module, device: torch.device) -> None:
     except BaseException:
         module.to(CPU)
         raise
+
+
+def place_pipeline(pipeline: DiffusionPipeline, device: torch.device, *, whole: bool) -> None:
+    """Moves a pipeline of diffusers' to `device` for good, or has it bring one component at a time while it runs."""
+    pipeline.remove_all_hooks()
+    if whole:
+        pipeline.to(device)
+    else:
+        pipeline.enable_model_cpu_offload(device=device)

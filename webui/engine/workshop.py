@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from webui.checkpoints.families.diffusers_folder import DIFFUSERS
 from webui.checkpoints.hash import ModelHashes
 from webui.checkpoints.load import load_checkpoint
+from webui.checkpoints.load_pipeline import LoadedPipeline, load_pipeline
 from webui.checkpoints.load_vae import load_vae
 from webui.checkpoints.loaded import LoadedCheckpoint
 from webui.checkpoints.preview_decoder import find_preview_decoder, load_preview_decoder
@@ -27,14 +29,15 @@ from webui.engine.generate import Bench
 from webui.engine.networks import Shelf
 from webui.engine.patches import WeightPatches
 from webui.engine.phases import Phases
-from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, move
+from webui.engine.pipelines import PipelineBench, require_words_alone
+from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, move, place_pipeline
 from webui.engine.plan import Need, Place, all_kept_bytes, plan, working_bytes
 from webui.engine.previews import Render, by_colours, by_decoder
 from webui.engine.residents import FixedPart, Resident, Residents
 from webui.engine.upscale import UpscalerNetwork, load_upscaler
 from webui.hardware.attention.processor import head_sizes, patched
 from webui.hardware.attention.selector import AUTOMATIC, AttentionChoice, select_attention
-from webui.hardware.device import choose_device, choose_dtype, describe
+from webui.hardware.device import choose_device, choose_dtype, choose_pipeline_dtype, describe
 from webui.hardware.memory import free_bytes, free_ram_bytes, give_back
 
 if TYPE_CHECKING:
@@ -72,8 +75,16 @@ class PreparedVae:
     file: Path | None = None
 
 
-Held = Prepared | PreparedVae | UpscalerNetwork
-Kind = TypeVar("Kind", Prepared, PreparedVae, UpscalerNetwork)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedPipeline:
+    """A loaded pipeline of diffusers', and its parts."""
+
+    checkpoint: LoadedPipeline
+    parts: Mapping[str, ModulePart]
+
+
+Held = Prepared | PreparedVae | PreparedPipeline | UpscalerNetwork
+Kind = TypeVar("Kind", Prepared, PreparedVae, PreparedPipeline, UpscalerNetwork)
 
 
 class Workshop:
@@ -137,6 +148,28 @@ class Workshop:
                 phases=phases,
             )
 
+    def wants_pipeline(self, request: DiffusionRequest) -> bool:
+        """Whether the request's checkpoint runs through a pipeline of diffusers'; raises `CheckpointNotFound`."""
+        return self._folder.checkpoint(request.checkpoint).family == DIFFUSERS.name
+
+    @contextmanager
+    def pipeline_bench(self, request: DiffusionRequest) -> Iterator[PipelineBench]:
+        """As `bench`, for a checkpoint that runs through a pipeline of diffusers'; raises as `bench` does."""
+        phases = Phases()
+        info = self._folder.checkpoint(request.checkpoint)
+        require_words_alone(request, info.name)
+        path = self._folder.path(info.name)
+
+        def load() -> Resident[Held]:
+            loaded = load_pipeline(path, info, dtype=choose_pipeline_dtype(self.device))
+            parts = {name: ModulePart.of(module) for name, module in loaded.modules.items()}
+            return Resident(name=info.name, parts=parts, model=PreparedPipeline(checkpoint=loaded, parts=parts))
+
+        with phases("load"), self.residents.turn():
+            prepared = self._get(PreparedPipeline, _identity(path), load, expected_bytes=self._expected_bytes(path))
+            self._arrange_pipeline(prepared, request)
+        yield PipelineBench(checkpoint=prepared.checkpoint, model_hash=self._hashes.short_hash(path), phases=phases)
+
     def _refine(self, request: DiffusionRequest) -> Callable[[], AbstractContextManager[Bench]] | None:
         """What lays out the bench of the request's refiner; None where it has none. Raises `CheckpointNotFound`.
 
@@ -192,7 +225,7 @@ class Workshop:
         """The request's checkpoint, and where it lies."""
         info = self._folder.checkpoint(request.checkpoint)
         path = self._folder.path(info.name)
-        expected = _weight_bytes(path) * (2 if self.dtype == torch.float32 else 1)  # files hold float16
+        expected = self._expected_bytes(path)
 
         def load() -> Resident[Held]:
             loaded = load_checkpoint(
@@ -228,6 +261,10 @@ class Workshop:
         key = (*_identity(path), prepared.checkpoint.family, str(own.config["block_out_channels"]))
         return self._get(PreparedVae, key, load, expected_bytes=path.stat().st_size)
 
+    def _expected_bytes(self, path: Path) -> int:
+        """What the weights at `path` are about to take; files hold numbers of 16 bits."""
+        return _weight_bytes(path) * (2 if self.dtype == torch.float32 else 1)
+
     def _main_memory_budget(self) -> int:
         """What loaded models may take of main memory: the setting, or half of what would be free without them."""
         allowed = self._settings().model_memory_gib
@@ -253,8 +290,18 @@ class Workshop:
 
     def _arrange(self, parts: Mapping[str, ModulePart], request: DiffusionRequest) -> None:
         """Keeps on the device what fits there of `parts`, at the size of `request`; others make room."""
-        if self.device == CPU:
-            return
+        if self.device != CPU:
+            bring(parts, self._places(parts, request), self.device)
+
+    def _arrange_pipeline(self, prepared: PreparedPipeline, request: DiffusionRequest) -> None:
+        """Keeps the pipeline on the device if all of it fits there, at the size of `request`; others make room."""
+        if self.device != CPU:
+            places = self._places(prepared.parts, request)
+            whole = all(place is Place.KEPT for place in places.values())
+            place_pipeline(prepared.checkpoint.pipeline, self.device, whole=whole)
+
+    def _places(self, parts: Mapping[str, ModulePart], request: DiffusionRequest) -> dict[str, Place]:
+        """Where each of `parts` goes, after others made room."""
         pixels = request.width * request.height
         needs = {
             name: Need(
@@ -269,7 +316,7 @@ class Workshop:
         if any(place is not Place.KEPT for place in places.values()):
             told = ", ".join(f"{name} {place.value}" for name, place in places.items())
             logger.info("Not everything fits on %s: %s", self.device_name, told)
-        bring(parts, places, self.device)
+        return places
 
     def _make_room(self, wanted_bytes: int, *, keep: Iterable[ModulePart] = ()) -> None:
         """Moves models into main memory, the least recently used first, until `wanted_bytes` are free on the device."""

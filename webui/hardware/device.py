@@ -19,6 +19,12 @@ def choose_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.float16
 
 
+def choose_pipeline_dtype(device: torch.device) -> torch.dtype:
+    """As `choose_dtype`, but bfloat16 where the card computes in it: today's transformers overflow float16."""
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bfloat16 else choose_dtype(device)
+
+
 def describe(device: torch.device) -> str:
     """A device's name for people: the graphics card's own, or "CPU"."""
     if device.type == "cuda":

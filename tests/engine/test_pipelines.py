@@ -1,0 +1,356 @@
+"""Diffusers folders of other families through the engine: the pipeline's own pictures, as our events."""
+
+import dataclasses
+import inspect
+import json
+import socket
+
+import pytest
+import torch
+from PIL import ImageChops
+
+from webui.checkpoints.families.diffusers_folder import PIPELINES
+from webui.checkpoints.scan import CheckpointFolder
+from webui.core.errors import UnsupportedModel, UserError
+from webui.core.events import Finished, ImageReady, Notice, Started, Step
+from webui.core.infotext import parse_infotext
+from webui.core.ports import Control
+from webui.core.requests import Img2Img, Txt2Img
+from webui.engine.manager import EngineManager
+from webui.engine.pipelines import in_steps
+from webui.settings.schema import Settings
+
+REQUEST = Txt2Img(
+    checkpoint="sd3", prompt="a red circle", negative_prompt="blue", steps=3, width=32, height=32, cfg_scale=5, seed=7
+)
+WORDS = ["a", "red", "circle", "blue"]
+
+
+def clip_tokenizer():
+    from transformers import CLIPTokenizer
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={token: number for number, token in enumerate(tokens)}, merges=[], model_max_length=77
+    ), len(tokens)
+
+
+def word_tokenizer():
+    """What stands in for T5's: one token a word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = ["<pad>", "</s>", "<unk>", *WORDS]
+    words = Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=77
+    )
+
+
+def clip(kind, vocabulary):
+    import transformers
+
+    return getattr(transformers, kind)(
+        transformers.CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            intermediate_size=37,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            projection_dim=32,
+            bos_token_id=vocabulary - 2,
+            eos_token_id=vocabulary - 1,
+        )
+    ).eval()
+
+
+def t5():
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(vocab_size=8, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4, is_encoder_decoder=False)
+    ).eval()
+
+
+def vae(diffusers, channels):
+    return diffusers.AutoencoderKL(
+        block_out_channels=(4,),
+        norm_num_groups=1,
+        sample_size=32,
+        latent_channels=channels,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        shift_factor=0.0609,
+        scaling_factor=1.5035,
+    ).eval()
+
+
+def sd3(diffusers):
+    tokenizer, vocabulary = clip_tokenizer()
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=32,
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=64,
+        out_channels=4,
+    )
+    return diffusers.StableDiffusion3Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        transformer=transformer.eval(),
+        vae=vae(diffusers, 4),
+        text_encoder=clip("CLIPTextModelWithProjection", vocabulary),
+        text_encoder_2=clip("CLIPTextModelWithProjection", vocabulary),
+        text_encoder_3=t5(),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        tokenizer_3=word_tokenizer(),
+    )
+
+
+def flux(diffusers):
+    tokenizer, vocabulary = clip_tokenizer()
+    transformer = diffusers.FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=[4, 4, 8],
+        guidance_embeds=True,
+    )
+    return diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        transformer=transformer.eval(),
+        vae=vae(diffusers, 1),
+        text_encoder=clip("CLIPTextModel", vocabulary),
+        text_encoder_2=t5(),
+        tokenizer=tokenizer,
+        tokenizer_2=word_tokenizer(),
+    )
+
+
+@pytest.fixture(scope="module")
+def pipelines(diffusers):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = {"sd3": sd3(diffusers), "flux": flux(diffusers)}
+    for pipeline in made.values():
+        pipeline.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(pipelines, tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    for name, pipeline in pipelines.items():
+        pipeline.save_pretrained(root / "Stable-diffusion" / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def engine(models):
+    return EngineManager(CheckpointFolder(models), Settings)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise AssertionError("something asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def run(engine, request, control=None, **options):
+    return list(engine.generate(request, control=control or Control(), **options))
+
+
+def of(kind, events):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def same(first, second):
+    return first.size == second.size and ImageChops.difference(first, second).getbbox() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("sd3", {"negative_prompt": "blue"}), ("flux", {})],
+)
+def test_the_pictures_are_the_pipelines_own(name, arguments, engine, pipelines):
+    events = run(engine, dataclasses.replace(REQUEST, checkpoint=name, batch_size=2))
+    wanted = pipelines[name](
+        "a red circle",
+        width=32,
+        height=32,
+        num_inference_steps=3,
+        guidance_scale=5,
+        num_images_per_prompt=2,
+        generator=[torch.Generator().manual_seed(7), torch.Generator().manual_seed(8)],
+        **arguments,
+    ).images
+
+    got = of(ImageReady, events)
+    assert [event.seed for event in got] == [7, 8]
+    assert all(same(event.image, picture) for event, picture in zip(got, wanted, strict=True))
+    assert not same(*wanted)
+
+
+def test_events_come_in_order_and_say_what_had_no_effect(engine):
+    events = run(engine, dataclasses.replace(REQUEST, batch_count=2, clip_skip=2))
+
+    kinds = [type(event) for event in events]
+    assert kinds == [Started, Notice, *([Step] * 3 + [ImageReady]) * 2, Finished]
+    assert events[0].total_steps == 6
+    steps = of(Step, events)
+    assert [(step.index, step.total, step.batch) for step in steps] == [(i + 1, 6, i // 3) for i in range(6)]
+    assert steps[0].sigma > steps[1].sigma > steps[2].sigma > 0
+    assert events[1].text.endswith("no effect here: sampler, schedule type, clip skip.")
+    assert "denoise" in events[-1].seconds
+
+
+def test_the_infotext_tells_the_scheduler_and_nothing_that_had_no_effect(engine):
+    request = dataclasses.replace(REQUEST, checkpoint="flux", clip_skip=2, width=40)
+    text = of(ImageReady, run(engine, request))[0].infotext
+    pairs = parse_infotext(text).pairs
+
+    assert pairs["Sampler"] == "FlowMatchEulerDiscreteScheduler"
+    assert pairs["Pipeline"] == "FluxPipeline"
+    assert "Schedule type" not in pairs
+    assert "Clip skip" not in pairs
+    assert parse_infotext(text).negative_prompt == ""
+    assert (pairs["Seed"], pairs["CFG scale"], pairs["Model"]) == ("7", "5", "flux")
+
+
+def test_later_batches_are_those_of_the_whole_job(engine):
+    whole = of(ImageReady, run(engine, dataclasses.replace(REQUEST, batch_count=2)))
+    resumed = of(ImageReady, run(engine, dataclasses.replace(REQUEST, batch_count=2), start_batch=1))
+
+    assert [event.index for event in resumed] == [1]
+    assert same(resumed[0].image, whole[1].image)
+
+
+def test_closing_stops_before_the_next_step(engine):
+    workshop = engine._open_workshop()
+    with workshop.pipeline_bench(REQUEST) as bench:
+        transformer = bench.checkpoint.modules["transformer"]
+    calls = []
+    hook = transformer.register_forward_hook(lambda *_: calls.append(1))
+    events = engine.generate(dataclasses.replace(REQUEST, steps=20), control=Control())
+    while not isinstance(next(events), Step):
+        pass
+    events.close()
+    hook.remove()
+
+    assert len(calls) == 1
+    assert of(ImageReady, run(engine, REQUEST))
+
+
+def test_skipping_leaves_the_batch_and_goes_on(engine):
+    control = Control()
+    got = []
+    for event in engine.generate(dataclasses.replace(REQUEST, batch_count=2), control=control):
+        got.append(event)
+        if isinstance(event, Step) and event.index == 2:
+            control.skip()
+
+    assert [event.index for event in of(Step, got)] == [1, 2, 4, 5, 6]
+    assert [event.index for event in of(ImageReady, got)] == [1]
+
+
+def test_pictures_from_pictures_are_refused(engine):
+    fields = {field.name: getattr(REQUEST, field.name) for field in dataclasses.fields(REQUEST)}
+
+    with pytest.raises(UserError, match="'sd3' makes pictures from words alone"):
+        run(engine, Img2Img(**fields, init_image=b""))
+
+
+def test_a_refusal_of_the_pipeline_is_a_sentence(engine, monkeypatch, diffusers):
+    def refuse(*_arguments, **_options):
+        raise ValueError("`height` and `width` have to be\n divisible by 16")
+
+    monkeypatch.setattr(diffusers.StableDiffusion3Pipeline, "check_inputs", refuse)
+
+    with pytest.raises(UserError, match=r"'sd3' cannot make this picture: .* have to be divisible by 16"):
+        run(engine, REQUEST)
+
+
+def test_the_catalogue_knows_the_family_and_the_size(models):
+    info = CheckpointFolder(models).checkpoint("sd3")
+
+    assert (info.family, str(info.native_size)) == ("diffusers", "1024x1024")
+
+
+@pytest.fixture
+def broken(models, tmp_path):
+    """A copy of a folder to be damaged, and an engine over it."""
+    import shutil
+
+    folder = tmp_path / "Stable-diffusion" / "sd3"
+    shutil.copytree(models / "Stable-diffusion" / "sd3", folder)
+    return folder, EngineManager(CheckpointFolder(tmp_path), Settings)
+
+
+def test_a_folder_with_code_of_its_own_is_refused(broken):
+    folder, engine = broken
+    index = json.loads((folder / "model_index.json").read_text())
+    index["transformer"] = ["my_code", "SD3Transformer2DModel"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+    with pytest.raises(UnsupportedModel, match="takes its part 'transformer' from 'my_code'"):
+        run(engine, REQUEST)
+
+
+def test_a_folder_without_its_weights_is_refused(broken):
+    folder, engine = broken
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+
+    with pytest.raises(UnsupportedModel, match="The folder sd3 cannot be loaded"):
+        run(engine, REQUEST)
+
+
+def test_weights_that_are_not_numbers_are_refused(broken):
+    from safetensors.torch import load_file, save_file
+
+    folder, engine = broken
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["context_embedder.bias"][0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+
+    with pytest.raises(UnsupportedModel, match=r"transformer of sd3 has numbers that are not finite"):
+        run(engine, REQUEST)
+
+
+@pytest.mark.parametrize("name", sorted(PIPELINES))
+def test_every_pipeline_takes_what_it_is_given(name, diffusers):
+    if not hasattr(diffusers, name):
+        pytest.skip(f"diffusers {diffusers.__version__} has no {name}")
+    call = inspect.signature(getattr(diffusers, name).__call__).parameters
+
+    needed = {"prompt", "num_inference_steps", "width", "height", "num_images_per_prompt", "generator"}
+    assert needed <= set(call)
+    assert {"callback_on_step_end", "callback"} & set(call)
+    assert not getattr(diffusers, name)._load_connected_pipes
+
+
+def test_an_error_in_the_thread_comes_through():
+    def work(report):
+        report(1)
+        raise KeyError("inside")
+
+    steps = in_steps(work)
+
+    assert next(steps) == 1
+    with pytest.raises(KeyError, match="inside"):
+        next(steps)

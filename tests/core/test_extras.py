@@ -22,6 +22,7 @@ from webui.core.validation import validate
         ),
         (Extras(token_merging=1.0), "Token merging ratio is 1, outside 0 to 0.9; choose a value in that range."),
         (Extras(pag_scale=-1.0), "PAG scale is -1, outside 0 to 100; choose a value in that range."),
+        (Extras(sag_scale=6.0), "SAG scale is 6, outside 0 to 5; choose a value in that range."),
     ],
     ids=lambda value: "" if isinstance(value, str) else "extras",
 )

@@ -178,6 +178,7 @@ def random_extras(source: random.Random) -> dict[str, object]:
             threshold_percentile=perhaps(100.0, source.uniform(90, 100)),
             token_merging=perhaps(0.0, source.uniform(0, 0.9)),
             pag_scale=perhaps(0.0, source.uniform(0, 10)),
+            sag_scale=perhaps(0.0, source.uniform(0, 5)),
         ),
         "variation": Variation(
             seed=perhaps(-1, source.randint(0, catalogue.MAX_SEED)),

@@ -63,6 +63,7 @@ MIMIC_SCALE_RANGE = (0.0, 30.0)
 THRESHOLD_PERCENTILE_RANGE = (90.0, 100.0)
 TOKEN_MERGING_RANGE = (0.0, 0.9)
 PAG_SCALE_RANGE = (0.0, 100.0)
+SAG_SCALE_RANGE = (0.0, 5.0)
 
 
 def sampler_and_schedule(name: str) -> tuple[str, str]:

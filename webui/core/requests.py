@@ -129,7 +129,8 @@ class Extras:
     features (`freeu_s1`, `freeu_s2`) of its two stages; 1 leaves them. `epsilon_scaling` divides the predicted noise.
     With `mimic_scale` above 0, dynamic thresholding gives what `cfg_scale` makes the range that this lower scale would
     give, less what lies beyond `threshold_percentile`. `token_merging` is the share of places that go through self
-    attention together with another, which saves time; `pag_scale` is perturbed-attention guidance's.
+    attention together with another, which saves time; `pag_scale` and `sag_scale` are perturbed-attention and
+    self-attention guidance's.
     """
 
     tiling: bool = False
@@ -142,6 +143,7 @@ class Extras:
     threshold_percentile: float = 100.0
     token_merging: float = 0.0
     pag_scale: float = 0.0
+    sag_scale: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

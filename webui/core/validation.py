@@ -102,6 +102,7 @@ def _validate_extras(extras: Extras) -> None:
     _in_range("Threshold percentile", extras.threshold_percentile, *catalogue.THRESHOLD_PERCENTILE_RANGE)
     _in_range("Token merging ratio", extras.token_merging, *catalogue.TOKEN_MERGING_RANGE)
     _in_range("PAG scale", extras.pag_scale, *catalogue.PAG_SCALE_RANGE)
+    _in_range("SAG scale", extras.sag_scale, *catalogue.SAG_SCALE_RANGE)
 
 
 def _not_empty(what: str, png: bytes) -> None:

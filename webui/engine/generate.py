@@ -262,6 +262,8 @@ def _network(
         edits=bench.checkpoint.input == "edit",
         needs_negative=sampler.plus_plus,
         pag_scale=request.extras.pag_scale,
+        sag_scale=request.extras.sag_scale,
+        prediction_type=bench.checkpoint.prediction_type,
         made=made,
     )
     denoiser = NetworkDenoiser(

@@ -6,6 +6,7 @@ Owns what a step feeds the UNet and how its answers are weighed; it must not kno
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from webui.core.requests import Guidance
 from webui.engine.conditioning.words import Conditioning, PromptPlan, Words
-from webui.engine.denoiser import Prediction
+from webui.engine.denoiser import Prediction, PredictionType
 from webui.engine.extras.perturbed_attention import perturbed
+from webui.engine.extras.self_attention import degraded, watched
 from webui.engine.placement import weight_of
 
 
@@ -26,7 +28,8 @@ class Guided:
     convolution with the latents, where a model takes that; with `edits`, it is the picture that an edit model edits,
     and guided by as well. With `needs_negative` the negative prompt is worked on even where it cancels out.
     A network that takes over on the way is told how many evaluations were `made` before. With a `pag_scale`, each
-    evaluation asks the network once more, perturbed.
+    evaluation asks the network once more, perturbed; with a `sag_scale`, once more about a degraded input, for which it
+    must be known what the network predicts.
     """
 
     def __init__(
@@ -42,6 +45,8 @@ class Guided:
         needs_negative: bool = False,
         made: int = 0,
         pag_scale: float = 0.0,
+        sag_scale: float = 0.0,
+        prediction_type: PredictionType = "epsilon",
     ) -> None:
         self._unet = unet
         self._plan = plan
@@ -52,6 +57,9 @@ class Guided:
         self._edits = edits
         self._needs_negative = needs_negative
         self._pag_scale = pag_scale
+        self._sag_scale = sag_scale
+        self._prediction_type: PredictionType = prediction_type
+        self._looked: dict[Conditioning, Tensor] = {}
         self._dtype = weight_of(unet).dtype
         self._evaluation = made
         self._arguments: dict[tuple[object, ...], tuple[Tensor, dict[str, Any]]] = {}
@@ -62,16 +70,19 @@ class Guided:
         skips = self._skips_negative(sigma)
         self._evaluation += 1
         if self._edits and self._beside is not None:
-            return self._edit(x, timestep, words, self._beside)
+            return self._edit(x, timestep, sigma, words, self._beside)
         texts = [prompt.conditioning for prompt in words.prompts]
         if skips or self._negative_cancels(words):
             answers = self._ask(x, timestep, texts, self._beside)
-            negative = answers[0]
+            negative, plain = answers[0], texts[0]
         else:
             *answers, negative = self._ask(x, timestep, [*texts, words.negative], self._beside)
+            plain = words.negative
         if len(answers) == 1 and negative is answers[0]:
-            return Prediction(self._away_from_perturbed(negative, answers, x, timestep, words), negative)
+            guided = self._away_from_degraded(negative, negative, plain, x, timestep, sigma)
+            return Prediction(self._away_from_perturbed(guided, answers, x, timestep, words), negative)
         guided = combined(answers, [prompt.weight for prompt in words.prompts], negative, self._cfg_scale)
+        guided = self._away_from_degraded(guided, negative, plain, x, timestep, sigma)
         guided = self._away_from_perturbed(guided, answers, x, timestep, words)
         return Prediction(self._rescaled(guided, answers[0]), negative)
 
@@ -89,20 +100,34 @@ class Guided:
         weight = sum(prompt.weight for prompt in words.prompts)
         return self._cfg_scale * weight == 1.0 and len(words.prompts) == 1 and not self._needs_negative
 
-    def _edit(self, x: Tensor, timestep: Tensor, words: Words, picture: Tensor) -> Prediction:
+    def _edit(self, x: Tensor, timestep: Tensor, sigma: float, words: Words, picture: Tensor) -> Prediction:
         """Guided by text and picture: Brooks et al. 2022 (arXiv 2211.09800), equation 3.
 
         ``e(0, 0) + s_I (e(I, 0) - e(0, 0)) + s_T (e(I, T) - e(I, 0))``; without the picture means a picture of zeros.
         """
         texts = [prompt.conditioning for prompt in words.prompts]
         *answers, without_text = self._ask(x, timestep, [*texts, words.negative], picture)
-        (without_both,) = self._ask(x, timestep, [words.negative], torch.zeros_like(picture))
         guided = combined(answers, [prompt.weight for prompt in words.prompts], without_text, self._cfg_scale)
+        guided = self._away_from_degraded(guided, without_text, words.negative, x, timestep, sigma)
+        guided = self._away_from_perturbed(guided, answers, x, timestep, words)
+        (without_both,) = self._ask(x, timestep, [words.negative], torch.zeros_like(picture))
         towards_picture = without_text - without_both
         guided = torch.add(guided, towards_picture, alpha=self._guidance.image_scale - 1)
-        guided = self._away_from_perturbed(guided, answers, x, timestep, words)
         negative = torch.add(without_both, towards_picture, alpha=self._guidance.image_scale)
         return Prediction(self._rescaled(guided, answers[0]), negative)
+
+    def _away_from_degraded(
+        self, guided: Tensor, answer: Tensor, text: Conditioning, x: Tensor, timestep: Tensor, sigma: float
+    ) -> Tensor:
+        """`guided` plus the scale times the `answer` to `text` less that to the degraded `x`.
+
+        Hong et al. 2023 (arXiv 2210.00939), algorithm 1; the text is the negative prompt's, as in diffusers.
+        """
+        if self._sag_scale == 0:
+            return guided
+        worse_x = degraded(x.float(), answer, self._looked[text], sigma, self._prediction_type)
+        (worse,) = self._ask(worse_x, timestep, [text], self._beside)
+        return torch.add(guided, answer - worse, alpha=self._sag_scale)
 
     def _away_from_perturbed(
         self, guided: Tensor, answers: Sequence[Tensor], x: Tensor, timestep: Tensor, words: Words
@@ -126,7 +151,10 @@ class Guided:
         for group in _by_length(texts):
             states, added = self._prepared(group, batch)
             repeated = rows if len(group) == 1 else rows.repeat(len(group), 1, 1, 1)
-            answer = self._unet(repeated, timestep, states, return_dict=False, **added)[0].float()
+            with watched(self._unet) if self._sag_scale > 0 else nullcontext() as looks:
+                answer = self._unet(repeated, timestep, states, return_dict=False, **added)[0].float()
+            if looks is not None:
+                self._looked |= dict(zip(group, looks.mask().chunk(len(group)), strict=True))
             answers |= dict(zip(group, answer.chunk(len(group)), strict=True))
         return [answers[text] for text in texts]
 

@@ -150,9 +150,10 @@ MORE: Mapping[str, tuple[tuple[MoreField, ...], ...]] = {
             _check("extras.tiling", "Tiling", "tiling"),
             _number("extras.token_merging", "Token merging", "token_merging_ratio"),
             _number("extras.pag_scale", "Perturbed attention", "pag_scale"),
-            _number("extras.epsilon_scaling", "Epsilon scaling", "epsilon_scaling"),
+            _number("extras.sag_scale", "Self attention", "sag_scale"),
         ),
         (
+            _number("extras.epsilon_scaling", "Epsilon scaling", "epsilon_scaling"),
             _number("extras.mimic_scale", "Mimic CFG scale", "mimic_scale"),
             _number("extras.threshold_percentile", "Threshold percentile", "threshold_percentile"),
         ),

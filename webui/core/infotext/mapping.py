@@ -150,7 +150,7 @@ PAIRS = (
     _optional("SGM noise multiplier", "schedule_options.sgm_noise_multiplier", FLAG),
     _optional("CFG rescale", "guidance.rescale", DECIMAL),
     _optional("Skip Early CFG", "guidance.skip_early", DECIMAL),
-    # Names that A1111, Forge's FreeU and PAG, and the extension sd-dynamic-thresholding write.
+    # Names that A1111, Forge's FreeU, PAG and SAG, and the extension sd-dynamic-thresholding write.
     _optional("Tiling", "extras.tiling", TILING),
     _optional("freeu_b1", "extras.freeu_b1", DECIMAL),
     _optional("freeu_b2", "extras.freeu_b2", DECIMAL),
@@ -161,6 +161,7 @@ PAIRS = (
     _optional("Threshold percentile", "extras.threshold_percentile", DECIMAL),
     _optional("Token merging ratio", "extras.token_merging", DECIMAL),
     _optional("pag_scale", "extras.pag_scale", DECIMAL),
+    _optional("sag_scale", "extras.sag_scale", DECIMAL),
     _pair("Resize mode", "resize_mode", _choice(ResizeMode)),
     _pair("Mask blur", "mask_blur", WHOLE),
     _pair("Mask mode", "mask_inverted", MASK_MODE),

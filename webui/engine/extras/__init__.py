@@ -1,7 +1,7 @@
 """What may be added to a run beyond its sampler and prompts: one file an extra, each off unless the request asks.
 
 An extra either patches the loaded network for as long as a `with` block, and leaves it as it was, or wraps a denoiser.
-Perturbed attention asks the network once more, so it is `webui.engine.guidance` that uses it.
+Perturbed attention and self-attention guidance ask the network once more, so `webui.engine.guidance` uses them.
 """
 
 from __future__ import annotations

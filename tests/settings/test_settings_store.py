@@ -34,6 +34,9 @@ def test_without_a_file_there_are_defaults_and_no_file_is_made(path):
 def test_the_defaults_are_those_of_the_documentation():
     assert Settings().model_dump() == {
         "checkpoint": "",
+        "vae": "",
+        "model_memory_gib": 0,
+        "video_memory_gib": 0,
         "attention": "auto",
         "previews": True,
         "previews_per_second": 4.0,

@@ -10,14 +10,17 @@ import torch
 from PIL import ImageChops
 
 from webui.checkpoints.families.diffusers_folder import PIPELINES
+from webui.checkpoints.hash import ModelHashes
 from webui.checkpoints.scan import CheckpointFolder
 from webui.core.errors import UnsupportedModel, UserError
 from webui.core.events import Finished, ImageReady, Notice, Started, Step
 from webui.core.infotext import parse_infotext
 from webui.core.ports import Control
 from webui.core.requests import Img2Img, Txt2Img
+from webui.engine import workshop as workshop_module
 from webui.engine.manager import EngineManager
-from webui.engine.pipelines import in_steps
+from webui.engine.pipelines import _arguments, in_steps
+from webui.engine.workshop import Workshop
 from webui.settings.schema import Settings
 
 REQUEST = Txt2Img(
@@ -289,6 +292,50 @@ def test_the_catalogue_knows_the_family_and_the_size(models):
     info = CheckpointFolder(models).checkpoint("sd3")
 
     assert (info.family, str(info.native_size)) == ("diffusers", "1024x1024")
+
+
+def test_a_pipeline_is_counted_by_its_parts_beside_other_models(engine):
+    run(engine, REQUEST)
+    residents = engine._open_workshop().residents
+    resident = next(resident for resident in residents.all() if resident.name == "sd3")
+
+    assert set(resident.parts) == {"text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae"}
+    assert sum(part.weight_bytes for part in resident.parts.values()) <= residents.bytes_in_main_memory()
+
+
+@pytest.mark.parametrize(("free", "whole"), [(2**40, True), (2**20, False)])
+def test_a_pipeline_is_kept_on_the_card_only_if_all_of_it_fits(free, whole, models, monkeypatch):
+    placed = []
+    workshop = Workshop(CheckpointFolder(models), Settings, ModelHashes())
+    workshop.device = torch.device("meta")
+    monkeypatch.setattr(workshop_module, "choose_pipeline_dtype", lambda _device: torch.float32)
+    monkeypatch.setattr(workshop_module, "free_bytes", lambda _device: free)
+    monkeypatch.setattr(workshop_module, "place_pipeline", lambda _pipeline, _device, *, whole: placed.append(whole))
+    with workshop.pipeline_bench(REQUEST):
+        pass
+
+    assert placed == [whole]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "scale", "negative", "unused"),
+    [
+        ("StableDiffusion3Pipeline", "guidance_scale", True, []),
+        ("FluxPipeline", "guidance_scale", False, ["negative prompt"]),
+        ("QwenImagePipeline", "true_cfg_scale", True, []),
+        ("Flux2Pipeline", "guidance_scale", False, ["negative prompt"]),
+        ("QwenImage21Pipeline", "true_cfg_scale", True, []),
+    ],
+)
+def test_cfg_scale_and_negative_prompt_go_where_the_pipeline_takes_them(pipeline, scale, negative, unused, diffusers):
+    if not hasattr(diffusers, pipeline):
+        pytest.skip(f"diffusers {diffusers.__version__} has no {pipeline}")
+    made = getattr(diffusers, pipeline)
+    arguments, idle = _arguments(object.__new__(made), REQUEST, "a red circle")
+
+    assert {name for name, value in arguments.items() if value == 5} == {scale}
+    assert ("negative_prompt" in arguments) is negative
+    assert idle == unused
 
 
 @pytest.fixture

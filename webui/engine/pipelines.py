@@ -126,10 +126,11 @@ def _arguments(pipeline: DiffusionPipeline, request: DiffusionRequest, prompt: s
     """What the pipeline is called with, generators aside, and what of the request its call has no place for.
 
     Models distilled for guidance take the CFG scale as ``guidance_scale`` and keep true guidance, the one with a
-    negative prompt, at 1; where its default is higher (Qwen-Image), the CFG scale is that.
+    negative prompt, at 1; where its default is higher, or there is no other (Qwen-Image), the CFG scale is that.
     """
     known = inspect.signature(type(pipeline).__call__).parameters
-    true_scale = known["true_cfg_scale"].default if "true_cfg_scale" in known else None
+    both = {"guidance_scale", "true_cfg_scale"} <= set(known)
+    distilled = both and known["true_cfg_scale"].default <= 1
     arguments: dict[str, Any] = {
         "prompt": prompt,
         "num_inference_steps": request.steps,
@@ -138,13 +139,13 @@ def _arguments(pipeline: DiffusionPipeline, request: DiffusionRequest, prompt: s
         "num_images_per_prompt": request.batch_size,
     }
     unused: list[str] = []
-    if true_scale is not None and true_scale > 1:
+    if "true_cfg_scale" in known and not distilled:
         arguments["true_cfg_scale"] = request.cfg_scale
     elif "guidance_scale" in known:
         arguments["guidance_scale"] = request.cfg_scale
     else:
         unused.append("CFG scale")
-    if "negative_prompt" in known and (true_scale is None or true_scale > 1):
+    if "negative_prompt" in known and not distilled:
         arguments["negative_prompt"] = request.negative_prompt
     elif request.negative_prompt:
         unused.append("negative prompt")

@@ -121,7 +121,7 @@ class Guided:
     ) -> Tensor:
         """`guided` plus the scale times the `answer` to `text` less that to the degraded `x`.
 
-        Hong et al. 2023 (arXiv 2210.00939), algorithm 1; the text is the negative prompt's, as in diffusers.
+        Hong et al. 2023 (arXiv 2210.00939); the text is the negative prompt's, as in diffusers.
         """
         if self._sag_scale == 0:
             return guided
@@ -132,7 +132,7 @@ class Guided:
     def _away_from_perturbed(
         self, guided: Tensor, answers: Sequence[Tensor], x: Tensor, timestep: Tensor, words: Words
     ) -> Tensor:
-        """`guided` plus the scale times each prompt's answer less the perturbed one: Ahn et al. 2024, equation 15."""
+        """`guided` plus the scale times each prompt's answer less the perturbed one: Ahn et al. 2024 (arXiv 2403.17377)."""
         if self._pag_scale == 0:
             return guided
         with perturbed(self._unet):

@@ -88,7 +88,7 @@ def test_skip_features_are_filtered_as_diffusers_does():
 
 def test_backbone_features_grow_where_their_mean_is_high():
     x = noise(2, 6, 5, 4)
-    # The paper's equations 4 and 5, written out for a pixel at a time.
+    # The paper's factor, written out for a pixel at a time.
     wanted = x.clone()
     for picture in range(2):
         mean = x[picture].mean(0)

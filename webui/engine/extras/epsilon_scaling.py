@@ -1,6 +1,6 @@
 """Epsilon scaling: the predicted noise made a little smaller, against the drift between training and sampling.
 
-Ning et al. 2023, "Elucidating the Exposure Bias in Diffusion Models" (arXiv 2308.15321), section 5.
+Ning et al. 2023, "Elucidating the Exposure Bias in Diffusion Models" (arXiv 2308.15321).
 """
 
 from __future__ import annotations

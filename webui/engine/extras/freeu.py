@@ -1,6 +1,6 @@
 """FreeU: the UNet's backbone amplified, the low frequencies of its skip connections damped.
 
-Si et al. 2023 (arXiv 2309.11497), section 3. Where the upward path joins the two, at four and at two times the model's
+Si et al. 2023 (arXiv 2309.11497). Where the upward path joins the two, at four and at two times the model's
 first width, as the authors' code chooses the places.
 """
 
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from webui.core.requests import Extras
 
-RADIUS = 1  # the paper's r_thresh: frequencies nearer to zero than this, in each direction, are low
+RADIUS = 1  # as in the authors' code: frequencies nearer to zero than this, in each direction, are low
 
 
 def amplified(backbone: Tensor, factor: float) -> Tensor:
     """`backbone` (N, C, h, w) with the first half of its channels multiplied by `factor` where its mean is high.
 
-    Equations 4 and 5: the mean over the channels, brought to 0…1 for each picture, says where.
+    The mean over the channels, brought to 0…1 for each picture, says where.
     """
     mean = backbone.mean(1, keepdim=True)
     low, high = mean.amin((2, 3), keepdim=True), mean.amax((2, 3), keepdim=True)
@@ -31,7 +31,7 @@ def amplified(backbone: Tensor, factor: float) -> Tensor:
 
 
 def damped(skip: Tensor, factor: float) -> Tensor:
-    """`skip` (N, C, h, w) with its lowest frequencies multiplied by `factor`: equations 6 to 8, in float32."""
+    """`skip` (N, C, h, w) with its lowest frequencies multiplied by `factor`, in float32."""
     height, width = skip.shape[-2:]
     spectrum = torch.fft.fftshift(torch.fft.fft2(skip.float()), dim=(-2, -1))
     rows = slice(max(0, height // 2 - RADIUS), height // 2 + RADIUS)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class _IdentityAttention:
-    """A diffusers attention processor by which each place attends to itself alone: equation 14's A = I."""
+    """A diffusers attention processor by which each place attends to itself alone."""
 
     def __call__(self, attn: Any, hidden_states: Tensor, **_: object) -> Tensor:
         """The values of `hidden_states` (B, N, C), through the layer's output projection."""

@@ -1,6 +1,6 @@
 """Self-attention guidance: away from a picture that is blurred wherever the network's middle looks most.
 
-Hong et al. 2023 (arXiv 2210.00939), algorithm 1, with a blur of sigma 1 over 9 latent pixels as in diffusers. Which way
+Hong et al. 2023 (arXiv 2210.00939), with a blur of sigma 1 over 9 latent pixels as in diffusers. Which way
 the guidance goes is said in `webui.engine.guidance`; this finds the places and blurs.
 """
 
@@ -38,7 +38,7 @@ class Looks:
         self._tokens = arguments[0]
 
     def mask(self) -> Tensor:
-        """(B, 1, h, w) of 1 where a place is looked at more than the average, else 0: the paper's equation 9."""
+        """(B, 1, h, w) of 1 where a place is looked at more than the average, else 0."""
         assert self._tokens is not None  # the network has run
         layer = self._layer
         query, key = (
@@ -80,7 +80,7 @@ def blurred(picture: Tensor) -> Tensor:
 def degraded(x: Tensor, answer: Tensor, mask: Tensor, sigma: float, prediction_type: PredictionType) -> Tensor:
     """`x` (N, channels, h, w), a network's input, with the picture in it blurred under `mask` and its noise kept.
 
-    `answer` is the network's to `x`. Equations 10 and 11: the estimate blurred, under the noise that was predicted.
+    `answer` is the network's to `x`. The estimate is blurred, under the noise that was predicted.
     """
     c_skip, c_out, c_in = scalings(sigma, prediction_type)
     picture = x * (c_skip / c_in) + answer * c_out

@@ -132,7 +132,7 @@ class Guided:
     def _away_from_perturbed(
         self, guided: Tensor, answers: Sequence[Tensor], x: Tensor, timestep: Tensor, words: Words
     ) -> Tensor:
-        """`guided` plus the scale times each prompt's answer less the perturbed one: Ahn et al. 2024 (arXiv 2403.17377)."""
+        """`guided` plus the scale times each answer less the perturbed one (Ahn et al. 2024, arXiv 2403.17377)."""
         if self._pag_scale == 0:
             return guided
         with perturbed(self._unet):

@@ -119,6 +119,7 @@ def tiny(diffusers, alphas_cumprod):
 @pytest.fixture
 def bench(tiny):
     from webui.engine.generate import Bench
+    from webui.engine.previews import by_colours
 
     return Bench(
         checkpoint=tiny,
@@ -126,6 +127,7 @@ def bench(tiny):
         model_hash=lambda: "0123456789",
         device=torch.device("cpu"),
         attention="test",
+        render=by_colours(tiny.latent_to_rgb),
     )
 
 

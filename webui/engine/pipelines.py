@@ -48,6 +48,7 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
     "variation": "variation seed",
     "noise_source": "noise source",
     "eta_noise_seed_delta": "ENSD",
+    "extras": "extras",
 }
 
 Report = TypeVar("Report")

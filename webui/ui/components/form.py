@@ -125,6 +125,7 @@ def add_settings(form: Form, size: Size) -> SettingButtons:
         form.number("width", labels["width"], size.width, step=catalogue.DIMENSION_STEP)
         swap = tool_button("Swap width and height", f"{form.tab}_res_switch_btn", "swap-size")
         form.number("height", labels["height"], size.height, step=catalogue.DIMENSION_STEP)
+    with gr.Row(elem_classes="fields"):
         form.number("batch_count", labels["batch_count"], _DEFAULTS.batch_count)
         form.number("batch_size", labels["batch_size"], _DEFAULTS.batch_size)
     with gr.Row(elem_classes="fields seed-fields"):

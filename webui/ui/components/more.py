@@ -99,7 +99,7 @@ def _component(tab: str, field: MoreField, models: ModelCatalogue) -> Component:
         return gr.Checkbox(field.default, min_width=150, **options)
     if field.control is Control.OPTIONAL:
         return gr.Textbox(field.default, min_width=100, placeholder=field.placeholder, **options)
-    return gr.Number(field.default, min_width=100, **options)
+    return gr.Number(field.default, min_width=80, **options)
 
 
 def _wire(form: Form, changed: gr.HTML, reset: gr.Button) -> None:

@@ -37,6 +37,7 @@ KINDS = {
     "upscaler": ({"conv_first.weight": (64, 3, 3, 3), "conv_first.bias": (64,)}, {"parameters": 1792}),
     "text encoder": ({"text_model.embeddings.token_embedding.weight": (49408, 768)}, {}),
     "checkpoint": ({"double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, {}),
+    "preview decoder": ({"1.weight": (64, 4, 3, 3), "3.conv.0.weight": (64, 64, 3, 3)}, {}),
     "unknown": ({"spam": (3,)}, {}),
 }
 

@@ -16,7 +16,17 @@ from webui.checkpoints.header import Header
 from webui.checkpoints.lora.names import read_key
 from webui.checkpoints.lora.scan import family_title
 
-Kind = Literal["checkpoint", "vae", "lora", "embedding", "controlnet", "upscaler", "text encoder", "unknown"]
+Kind = Literal[
+    "checkpoint",
+    "vae",
+    "lora",
+    "embedding",
+    "controlnet",
+    "upscaler",
+    "text encoder",
+    "preview decoder",
+    "unknown",
+]
 
 # What the text encoders' states that a UNet attends to are wide; 1280 is the second encoder of XL alone (the refiner).
 _FAMILY_BY_CONTEXT = {768: "sd1", 1024: "sd2", 1280: "sdxl-refiner", 2048: "sdxl"}
@@ -75,6 +85,8 @@ _KINDS: tuple[tuple[Kind, Callable[[Header], bool]], ...] = (
         "upscaler",
         _begins("conv_first.", "model.0.weight", "model.1.sub.", "body.0.", "m_head.", "layers.0.residual_group."),
     ),
+    # TAESD's own layout: numbered layers, of which the first weighs latents and the third is a block.
+    ("preview decoder", _has_all("1.weight", "3.conv.0.weight")),
     ("embedding", _is_embedding),
 )
 

@@ -18,6 +18,9 @@ from webui.jobs.views import Progress
 
 logger = logging.getLogger(__name__)
 
+# How long previews rest after one, in times of what it took: so they take at most one part in 25 of the time.
+REST_PER_RENDER = 24
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -202,21 +205,23 @@ class Previews:
             self._slot = None
 
     def _work(self) -> None:
-        rendered = float("-inf")
+        rendered, rest_s = float("-inf"), 0.0
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._stopping or self._slot is not None)
                 if self._slot is not None:
                     # The slot may be refilled while this waits for its turn: then the newer one is taken.
-                    self._condition.wait_for(
-                        lambda: self._stopping, max(0.0, rendered + self._slot[2] - time.monotonic())
-                    )
+                    due = rendered + max(self._slot[2], rest_s)
+                    self._condition.wait_for(lambda: self._stopping, max(0.0, due - time.monotonic()))
                 if self._stopping:
                     return
                 taken, self._slot = self._slot, None
             if taken is not None:
+                began = time.monotonic()
                 self._render(*taken[:2])
-                rendered = time.monotonic()  # from the end, so that slow previews leave the sampler room
+                rendered = time.monotonic()
+                # A slow preview takes its processors from the sampler: the slower, the longer the rest after it.
+                rest_s = (rendered - began) * REST_PER_RENDER
                 del taken  # it holds a latent
 
     def _render(self, job_id: str, render: Callable[[], bytes]) -> None:

@@ -104,7 +104,7 @@ def train(
     """Trains UNet and text encoder into ``folder/unet.pt`` (v-prediction, EMA), in `workers` processes.
 
     On a CPU one process with one thread a core is faster than threads: these networks are small, and threads spend
-    their time waiting for each other. `compiled` spends some minutes on compiling, for steps 1.5 times as fast.
+    their time waiting for each other. `compiled` spends minutes on compiling the UNet first.
     """
     rendezvous = (folder / "rendezvous").resolve()
     rendezvous.unlink(missing_ok=True)

@@ -7,13 +7,13 @@ question looks at the folders anew and reads again only the files that changed. 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from webui.checkpoints.header import Header, read_header
 from webui.checkpoints.sidecars import VAE_SUFFIXES, find_sidecars
+from webui.checkpoints.walk import files_below
 from webui.core.catalogue import VAE_AUTOMATIC, VAE_OWN
 from webui.core.errors import UnsupportedModel, VaeNotFound
 
@@ -86,25 +86,12 @@ class VaeFolder:
             return files
 
     def _candidates(self) -> Iterator[tuple[str, Path]]:
-        for path in _walk(self._folder):
+        for path in files_below(self._folder):
             if path.name.lower().endswith(_SUFFIXES):
                 yield path.relative_to(self._folder).as_posix(), path
-        for path in _walk(self._checkpoints):
+        for path in files_below(self._checkpoints):
             if is_sidecar(path.name):
                 yield path.name, path
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """The files below `root` in order of path; links are followed, but not back up the tree."""
-    entered: set[str] = set()
-    for place, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        folders.sort()
-        yield from (Path(place, name) for name in sorted(files))
 
 
 def _holds_vae(path: Path) -> bool:

@@ -8,7 +8,6 @@ file changed. Any thread may ask.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from webui.checkpoints.header import read_header
+from webui.checkpoints.walk import files_below
 from webui.core.errors import LoraNotFound, UnsupportedModel
 
 LORA_FOLDERS = ("Lora", "LyCORIS")
@@ -136,13 +136,5 @@ def _alias(path: Path) -> str:
 
 
 def _candidates(root: Path) -> Iterator[Path]:
-    """Files below `root` in order of path. Links are followed, but none back up the tree."""
-    entered: set[str] = set()
-    for place, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        folders.sort()
-        yield from (Path(place, name) for name in sorted(files) if name.lower().endswith(SUFFIXES))
+    """What may be a LoRA below `root`, in order of path."""
+    yield from (path for path in files_below(root) if path.name.lower().endswith(SUFFIXES))

@@ -145,14 +145,13 @@ def _run(command: list[str], stopping: threading.Event, timeout_s: float) -> Non
 
 
 def _wait(process: subprocess.Popen[str], stopping: threading.Event, deadline: float) -> str:
-    while True:
+    while not stopping.is_set():
         try:
             return process.communicate(timeout=_LOOK_S)[1]
         except subprocess.TimeoutExpired:
-            if stopping.is_set():
-                raise ResourceError("The server is stopping; try again after its next start.") from None
             if time.monotonic() > deadline:
                 raise ResourceError("The package was not fetched in time; try again.") from None
+    raise ResourceError("The server is stopping; try again after its next start.")
 
 
 def _last_error(said: str) -> str:

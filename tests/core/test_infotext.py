@@ -17,14 +17,23 @@ from webui.core.requests import (
     Emphasis,
     Extras,
     Guidance,
+    HiresFix,
     Img2Img,
     Inpaint,
     InpaintArea,
+    Loopback,
     MaskedContent,
     NoiseSource,
+    Outpaint,
     ResizeMode,
     SamplerOptions,
     ScheduleOptions,
+    SdUpscale,
+    SoftInpainting,
+    StartOptions,
+    StrengthCurve,
+    TileBlend,
+    TiledDiffusion,
     Txt2Img,
     Variation,
 )
@@ -207,8 +216,37 @@ def random_request(source: random.Random) -> Txt2Img | Img2Img | Inpaint:
         "cfg_scale": source.choice([1.0, 7.0, 7.5, source.uniform(1, 30)]),
         "seed": source.randint(0, catalogue.MAX_SEED),
         **random_extras(source),
+        "tiled": TiledDiffusion(method=source.choice(list(TileBlend)), tile=512, overlap=source.choice([0, 128])),
     }
+
+    def some(low: float, high: float) -> float:
+        return source.choice([low, high, source.uniform(low, high)])
+
+    def switch() -> bool:
+        return source.random() < 0.5
+
+    hires = HiresFix()
+    if switch():
+        hires = HiresFix(
+            enabled=True,
+            upscaler=source.choice([*catalogue.LATENT_UPSCALERS, "a: b, c"]),
+            scale=some(1, 4),
+            width=source.choice([0, 1024]),
+            height=source.choice([0, 768]),
+            steps=source.choice([0, 12]),
+            denoising_strength=some(0, 1),
+            sampler=source.choice(["", *catalogue.SAMPLERS]),
+            schedule_type=source.choice(["", *catalogue.SCHEDULE_TYPES]),
+            cfg_scale=source.choice([0.0, 5.5]),
+            prompt=words().strip(),
+            negative_prompt=words().strip(),
+            checkpoint=source.choice(["", "other"]),
+            token_merging=source.choice([None, 0.0, 0.5]),
+        )
     from_picture = {
+        "start": StartOptions(
+            exact_steps=switch(), extra_noise=some(0, 1), colour_correction=switch(), background="#12abEF"
+        ),
         "init_image": b"picture",
         "denoising_strength": source.choice([0.0, 1.0, 0.75, source.random(), 1e-7]),
         "resize_mode": source.choice(list(ResizeMode)),
@@ -220,11 +258,31 @@ def random_request(source: random.Random) -> Txt2Img | Img2Img | Inpaint:
         "area": source.choice(list(InpaintArea)),
         "padding": source.randint(0, 256),
         "masked_content": source.choice(list(MaskedContent)),
+        "mask_blur_y": source.choice([None, 0, 64]),
+        "conditional_mask_weight": some(0, 1),
+        "soft": SoftInpainting(
+            enabled=switch(),
+            schedule_bias=some(0, 8),
+            preservation_strength=some(0, 8),
+            transition_contrast=some(1, 32),
+            mask_influence=some(0, 1),
+            difference_threshold=some(0, 8),
+            difference_contrast=some(0, 8),
+        ),
+        "outpaint": Outpaint(left=source.choice([0, 64]), bottom=source.choice([0, 2048])),
+    }
+    from_itself = {
+        "loopback": Loopback(loops=source.randint(1, 32), final_strength=some(0, 1), curve=StrengthCurve.LAZY),
+        "sd_upscale": SdUpscale(upscaler=source.choice(["", "Lanczos"]), scale=some(1, 8), overlap=32),
     }
     kind = source.randrange(3)
     if kind == 0:
-        return Txt2Img(**fields)
-    return Img2Img(**fields, **from_picture) if kind == 1 else Inpaint(**fields, **from_picture, **from_mask)
+        return Txt2Img(**fields, hires=hires)
+    return (
+        Img2Img(**fields, **from_picture, **from_itself)
+        if kind == 1
+        else Inpaint(**fields, **from_picture, **from_mask)
+    )
 
 
 @pytest.mark.parametrize("seed", range(300))
@@ -385,7 +443,8 @@ def test_what_a1111_leaves_out_for_a_default_becomes_that_default():
 def test_every_field_of_a_request_has_its_place_in_the_text():
     told = {name for pair in PAIRS for name in pair.fields}
     told |= {"prompt", "negative_prompt", "checkpoint", "sampler", "schedule_type", "vae", "refiner"}
-    about_the_job = {"batch_size", "batch_count", "init_image", "mask"}
+    told |= {"hires.enabled", "hires.checkpoint"}
+    about_the_job = {"batch_size", "batch_count", "init_image", "mask", "hires.first_pass"}
     fields = set()
     for made in (Txt2Img(), Img2Img(init_image=b"x"), Inpaint(init_image=b"x", mask=b"y")):
         for name in (found.name for found in dataclasses.fields(made)):

@@ -8,7 +8,22 @@ import pytest
 
 from webui.core import catalogue
 from webui.core.errors import AtelierError, InvalidRequest
-from webui.core.requests import Guidance, Img2Img, Inpaint, SamplerOptions, ScheduleOptions, Txt2Img, Upscale
+from webui.core.requests import (
+    FaceRestoration,
+    Guidance,
+    HiresFix,
+    Img2Img,
+    Inpaint,
+    Outpaint,
+    SamplerOptions,
+    ScheduleOptions,
+    SoftInpainting,
+    StartOptions,
+    TileBlend,
+    TiledDiffusion,
+    Txt2Img,
+    Upscale,
+)
 from webui.core.validation import validate, with_seed
 
 TXT2IMG = Txt2Img()
@@ -28,8 +43,8 @@ def test_the_defaults_are_valid(request_):
     [
         (TXT2IMG, {"steps": 0}, "Steps is 0, outside 1 to 150; choose a value in that range."),
         (TXT2IMG, {"steps": 151}, "Steps is 151, outside 1 to 150; choose a value in that range."),
-        (TXT2IMG, {"width": 56}, "Width is 56, outside 64 to 2048; choose a value in that range."),
-        (TXT2IMG, {"height": 4096}, "Height is 4096, outside 64 to 2048; choose a value in that range."),
+        (TXT2IMG, {"width": 56}, "Width is 56, outside 64 to 8192; choose a value in that range."),
+        (TXT2IMG, {"height": 9000}, "Height is 9000, outside 64 to 8192; choose a value in that range."),
         (TXT2IMG, {"width": 513}, "Width is 513, not a multiple of 8; the nearest are 512 and 520."),
         (TXT2IMG, {"height": 100}, "Height is 100, not a multiple of 8; the nearest are 96 and 104."),
         (TXT2IMG, {"cfg_scale": 0.5}, "CFG scale is 0.5, outside 1 to 30; choose a value in that range."),
@@ -94,6 +109,51 @@ def test_the_defaults_are_valid(request_):
         (UPSCALE, {"scale": 9.0}, "Scale is 9, outside 1 to 8; choose a value in that range."),
         (UPSCALE, {"tile": 16}, "Tile size is 16, outside 32 to 2048; choose a value in that range."),
         (UPSCALE, {"overlap": 97}, "Tile overlap is 97, outside 0 to 96; choose a value in that range."),
+        (
+            UPSCALE,
+            {"width": 640, "height": 0},
+            "Target height is 0, outside 1 to 8192; choose a value in that range.",
+        ),
+        (
+            UPSCALE,
+            {"faces": FaceRestoration(weight=2.0)},
+            "CodeFormer weight is 2, outside 0 to 1; choose a value in that range.",
+        ),
+        (
+            TXT2IMG,
+            {"hires": HiresFix(enabled=True, scale=5.0)},
+            "Hires scale is 5, outside 1 to 4; choose a value in that range.",
+        ),
+        (
+            TXT2IMG,
+            {"hires": HiresFix(enabled=True, width=1001)},
+            "Hires width is 1001, not a multiple of 8; the nearest are 1000 and 1008.",
+        ),
+        (
+            TXT2IMG,
+            {"hires": HiresFix(enabled=True, sampler="Magic")},
+            f"Hires sampler 'Magic' is not known; choose one of {', '.join(catalogue.SAMPLERS)}.",
+        ),
+        (
+            TXT2IMG,
+            {"tiled": TiledDiffusion(method=TileBlend.MIXTURE, tile=256, overlap=192)},
+            "Tile overlap is 192, outside 0 to 128; choose a value in that range.",
+        ),
+        (
+            INPAINT,
+            {"start": StartOptions(background="white")},
+            "The background colour is 'white'; give it as #rrggbb, such as #ffffff.",
+        ),
+        (
+            INPAINT,
+            {"soft": SoftInpainting(transition_contrast=0.5)},
+            "Transition contrast boost is 0.5, outside 1 to 32; choose a value in that range.",
+        ),
+        (
+            INPAINT,
+            {"outpaint": Outpaint(left=-8)},
+            "Outpaint left is -8, outside 0 to 2048; choose a value in that range.",
+        ),
         (UPSCALE, {"image": b""}, "There is no picture to upscale; add one and try again."),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -120,3 +180,8 @@ def test_only_an_open_seed_is_chosen():
     assert len(seeds) > 1
     assert all(0 <= seed <= catalogue.MAX_SEED for seed in seeds)
     assert dataclasses.replace(with_seed(INPAINT), seed=-1) == INPAINT
+
+
+def test_growing_needs_no_mask_and_a_disabled_pass_is_not_looked_at():
+    validate(dataclasses.replace(INPAINT, mask=b"", outpaint=Outpaint(right=64)))
+    validate(dataclasses.replace(TXT2IMG, hires=HiresFix(scale=9.0)))

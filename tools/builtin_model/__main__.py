@@ -58,13 +58,13 @@ def main() -> None:
 
 def _train(arguments: argparse.Namespace, folder: Path) -> None:
     from tools.builtin_model import autoencoder, diffusion, preview
-    from tools.builtin_model.networks import PRESETS, TRAINING_SIZES
+    from tools.builtin_model.networks import PRESETS
 
     preset, pack, stage = PRESETS[arguments.preset], arguments.folder / "art.zip", arguments.stage
     if stage == "vae":
         autoencoder.train(folder, pack, preset, arguments.minutes, batch=arguments.batch)
     elif stage == "latents":
-        for size in TRAINING_SIZES:
+        for size in preset.sides:
             autoencoder.cache_latents(folder, pack, preset, arguments.count, size)
     elif stage == "preview":
         name = arguments.checkpoint

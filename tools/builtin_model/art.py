@@ -75,14 +75,13 @@ _PLAIN_NAMES = {
 
 # The subjects of the small preset, by the names above: few enough for an hour on a CPU, and what people ask for first.
 FAVOURITES: tuple[str, ...] = (
-    *("apple", "banana", "strawberry", "lemon", "watermelon", "pineapple", "cherry", "carrot", "avocado", "mushroom"),
-    *("pizza", "hamburger", "donut", "cake", "cupcake", "cookie", "ice cream", "cup of coffee"),
-    *("cat", "happy cat", "angry cat", "dog", "fox", "panda", "bear", "lion", "tiger", "rabbit", "frog", "pig"),
-    *("monkey", "unicorn", "penguin", "owl", "whale", "octopus", "fish", "turtle", "butterfly", "bee", "ladybug"),
-    *("sunflower", "rose", "tulip", "cactus", "palm tree", "fir tree", "tree"),
-    *("smiley", "ghost", "robot", "alien", "snowman", "pumpkin", "heart", "star", "sun", "crescent moon", "rainbow"),
-    *("fire", "cloud", "house", "castle", "car", "bus", "rocket", "airplane", "sailboat", "balloon", "gift", "crown"),
-    *("guitar", "umbrella", "key", "lamp", "hat"),
+    *("apple", "banana", "strawberry", "lemon", "watermelon", "pineapple", "cherry", "carrot", "mushroom"),
+    *("pizza", "hamburger", "donut", "cake", "ice cream", "cup of coffee"),
+    *("cat", "happy cat", "dog", "fox", "panda", "rabbit", "frog", "pig", "lion", "unicorn", "penguin", "owl"),
+    *("whale", "octopus", "fish", "turtle", "butterfly", "bee", "ladybug"),
+    *("sunflower", "rose", "cactus", "palm tree", "fir tree"),
+    *("smiley", "ghost", "robot", "alien", "snowman", "pumpkin", "heart", "sun", "crescent moon", "rainbow", "cloud"),
+    *("house", "castle", "car", "rocket", "airplane", "sailboat", "balloon", "gift", "crown", "guitar", "umbrella"),
 )
 
 

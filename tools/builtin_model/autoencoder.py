@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from tools.builtin_model import networks
-from tools.builtin_model.networks import IMAGE_SIZE, TRAINING_SIZES, Preset
+from tools.builtin_model.networks import Preset
 from tools.builtin_model.training import (
     SAVE_EVERY_S,
     Clock,
@@ -44,7 +44,7 @@ def _loss(got: Tensor, wanted: Tensor) -> Tensor:
 
 def _crops(pixels: Tensor, each: int) -> Tensor:
     """`each` random crops of `CROP` pixels from every picture, two in three from its middle half, where things are."""
-    room = IMAGE_SIZE - CROP
+    room = pixels.shape[-1] - CROP
     cuts: list[Tensor] = []
     for picture in pixels:
         for _ in range(each):
@@ -109,9 +109,9 @@ def load(folder: Path, preset: Preset) -> AutoencoderKL:
     return vae.eval()
 
 
-def scaling_factor(folder: Path) -> float:
+def scaling_factor(folder: Path, preset: Preset) -> float:
     """What brings the latents to unit deviation, as `cache_latents` found it."""
-    return float(torch.load(folder / f"latents-{TRAINING_SIZES[0]}.pt", weights_only=True, mmap=True)["scaling_factor"])
+    return float(torch.load(folder / f"latents-{preset.sides[0]}.pt", weights_only=True, mmap=True)["scaling_factor"])
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def cache_latents(folder: Path, pack: Path, preset: Preset, count: int, size: in
         if len(told) % 1600 == 0:
             logger.info("encoded %d of %d pictures", len(told), count)
     stack = torch.cat(latents)
-    factor = 1 / stack.std().item() if size == TRAINING_SIZES[0] else scaling_factor(folder)
+    factor = 1 / stack.std().item() if size == preset.sides[0] else scaling_factor(folder, preset)
     logger.info("scaling factor %.4f, channel means %s", factor, (stack * factor).mean((0, 2, 3)))
     save(
         folder / f"latents-{size}.pt",

@@ -17,14 +17,14 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tools.builtin_model import autoencoder, networks
-from tools.builtin_model.networks import LATENT_SIZE, TRAINING_SIZES, Preset
+from tools.builtin_model.networks import LATENT_PIXELS, Preset
 from tools.builtin_model.training import SAVE_EVERY_S, Clock, Ema, caption, device, grid, learning_rate, save, to_images
 from webui.checkpoints.tokenizer import ClipTokenizer
 
 logger = logging.getLogger(__name__)
 
 PEAK = 1.2e-3
-# Share of the budget for the first of `TRAINING_SIZES`.
+# Share of the budget for the first of two sizes.
 SMALL_SHARE = 0.55
 BETAS: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -142,8 +142,8 @@ def _train(
     rng = random.Random(3000 + step * workers + rank)
     torch.manual_seed(3000 + step * workers + rank)
     alphas = DDIMScheduler(**BETAS).alphas_cumprod.to(where)
-    batches = _batches(folder, TRAINING_SIZES[0], batch, rng, where)
-    small = True
+    batches = _batches(folder, preset.sides[0], batch, rng, where)
+    small = len(preset.sides) > 1
     clock.start()
     saved, running = clock.spent_s, torch.zeros((), device=where)
     while (fraction := _agree(clock.fraction)) < 1.0:
@@ -151,7 +151,7 @@ def _train(
             group["lr"] = learning_rate(PEAK, fraction)
         if small and fraction >= SMALL_SHARE:
             small = False
-            batches = _batches(folder, TRAINING_SIZES[1], batch, rng, where)
+            batches = _batches(folder, preset.side, batch, rng, where)
         latents, captions = next(batches)
         timesteps = torch.randint(0, 1000, (batch,), device=where)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
@@ -191,12 +191,13 @@ def _show(model: Any, folder: Path, preset: Preset, tokenize: _Captions) -> None
     """Writes ``folder/samples.png``: `SAMPLE_PROMPTS` by 15 steps of DDIM at guidance 4."""
     where = device()
     vae = autoencoder.load(folder, preset).to(where)
-    scaling_factor = autoencoder.scaling_factor(folder)
+    scaling_factor = autoencoder.scaling_factor(folder, preset)
     scheduler = DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(15)
     prompts = list(SAMPLE_PROMPTS)
     ids = tokenize(prompts + [""] * len(prompts)).to(where)
-    start = torch.randn(len(prompts), 4, LATENT_SIZE, LATENT_SIZE, generator=torch.Generator().manual_seed(1))
+    side = preset.side // LATENT_PIXELS
+    start = torch.randn(len(prompts), 4, side, side, generator=torch.Generator().manual_seed(1))
     latents = start.to(where)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.autocast(where.type, torch.bfloat16))

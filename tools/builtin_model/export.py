@@ -110,7 +110,7 @@ def export(folder: Path, pack: Path, preset_name: str, out: Path) -> None:
     model = nn.ModuleDict({"unet": networks.make_unet(preset), "text": networks.make_text_encoder(preset)})
     model.load_state_dict(torch.load(folder / "unet.pt", weights_only=True, map_location="cpu")["ema"])
     vae = autoencoder.load(folder, preset)
-    scaling_factor = autoencoder.scaling_factor(folder)
+    scaling_factor = autoencoder.scaling_factor(folder, preset)
     config = {
         "unet": networks.unet_config(preset),
         "vae": {**networks.vae_config(preset), "scaling_factor": scaling_factor},
@@ -119,5 +119,5 @@ def export(folder: Path, pack: Path, preset_name: str, out: Path) -> None:
         "latent_to_rgb": fit_latent_colours(*_latents_and_colours(vae, scaling_factor, pack, preset)),
     }
     state = original_layout(model["unet"], vae, model["text"], config)
-    write(out, state, metadata(config, prediction="v", side=networks.IMAGE_SIZE, title=TITLE))
+    write(out, state, metadata(config, prediction="v", side=preset.side, title=TITLE))
     logger.info("wrote %s, %.1f MB", out, out.stat().st_size / 1e6)

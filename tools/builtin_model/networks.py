@@ -14,34 +14,42 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from tools.builtin_model.art import FAVOURITES, STYLES
 
-IMAGE_SIZE = 256
-LATENT_SIZE = IMAGE_SIZE // 8
-# The UNet learns at these sizes in turn: what words mean at the first, for a quarter of the cost, then its own.
-TRAINING_SIZES = (128, IMAGE_SIZE)
+LATENT_PIXELS = 8
 TOKENS = 77
 START_TOKEN, END_TOKEN = 49406, 49407
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """What is trained: the networks' widths, and the subjects (none means all that the pack has) and styles shown."""
+    """What is trained: the networks' widths, and the subjects (none means all that the pack has) and styles shown.
 
+    The UNet learns at `sides` (pixels) in turn: what words mean at the first, for a quarter of the cost, then at its
+    own, the last.
+    """
+
+    sides: tuple[int, ...]
     vae_channels: tuple[int, ...]
     unet_channels: tuple[int, ...]
-    # Whether each level of the UNet has cross attention; the finest levels of the small one go without, for speed.
+    # Whether each level of the UNet has cross attention.
     unet_attends: tuple[bool, ...]
     layers: int
     text_width: int
     subjects: tuple[str, ...]
     styles: tuple[str, ...]
 
+    @property
+    def side(self) -> int:
+        """The pictures' own width and height, in pixels."""
+        return self.sides[-1]
+
 
 PRESETS = {
-    # For two CPU cores and an hour or two: most of the work at 16 × 16 and below, where matrix units are used well.
+    # For a CPU core and two hours: small pictures of few subjects.
     "small": Preset(
+        sides=(128,),
         vae_channels=(32, 64, 64, 64),
-        unet_channels=(32, 64, 128, 160),
-        unet_attends=(False, True, True, True),
+        unet_channels=(64, 96, 160),
+        unet_attends=(True, True, False),
         layers=1,
         text_width=64,
         subjects=FAVOURITES,
@@ -49,6 +57,7 @@ PRESETS = {
     ),
     # For a GPU: everything in the pack.
     "full": Preset(
+        sides=(128, 256),
         vae_channels=(48, 96, 96, 96),
         unet_channels=(96, 128, 192),
         unet_attends=(False, True, True),
@@ -73,7 +82,7 @@ def vae_config(preset: Preset) -> dict[str, Any]:
         # Eight groups, where Stable Diffusion has 32: with 32 channels that would be one channel a group, and
         # normalising a channel by itself erases the flat tones that drawings are made of.
         "norm_num_groups": 8,
-        "sample_size": IMAGE_SIZE,
+        "sample_size": preset.side,
     }
 
 
@@ -83,7 +92,7 @@ def unet_config(preset: Preset) -> dict[str, Any]:
     return {
         "in_channels": 4,
         "out_channels": 4,
-        "sample_size": LATENT_SIZE,
+        "sample_size": preset.side // LATENT_PIXELS,
         "block_out_channels": list(preset.unet_channels),
         "down_block_types": ["CrossAttnDownBlock2D" if level else "DownBlock2D" for level in attends],
         "up_block_types": ["CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)],
@@ -91,7 +100,7 @@ def unet_config(preset: Preset) -> dict[str, Any]:
         "cross_attention_dim": preset.text_width,
         # diffusers' name notwithstanding this is the number of heads at each level: 32 channels a head.
         "attention_head_dim": [channels // 32 for channels in preset.unet_channels],
-        "norm_num_groups": 16,
+        "norm_num_groups": 32,
     }
 
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from tools.builtin_model import pictures, scenes
 from tools.builtin_model.art import Art
-from tools.builtin_model.networks import IMAGE_SIZE, Preset
+from tools.builtin_model.networks import Preset
 
 SAVE_EVERY_S = 180.0
 # Share of the training pictures that are drawn shapes, which teach counts and places most plainly.
@@ -152,14 +152,16 @@ def _together(rows: list[tuple[np.ndarray[Any, Any], Told]]) -> tuple[Tensor, li
 
 
 def picture_batches(
-    pack: Path | None, preset: Preset, *, batch: int, seed: int, size: int = IMAGE_SIZE
+    pack: Path | None, preset: Preset, *, batch: int, seed: int, size: int | None = None
 ) -> Iterator[tuple[Tensor, list[Told]]]:
     """Endless batches (N, H, W, 3) uint8 and what they show; drawn by processes of their own beside a GPU.
 
     Without a `pack` of drawings they show shapes alone.
     """
     workers = (os.cpu_count() or 1) if device().type == "cuda" else 0
-    return iter(DataLoader(_Pictures(pack, preset, size, seed), batch, num_workers=workers, collate_fn=_together))
+    return iter(
+        DataLoader(_Pictures(pack, preset, size or preset.side, seed), batch, num_workers=workers, collate_fn=_together)
+    )
 
 
 def as_pixels(arrays: Tensor, where: torch.device) -> Tensor:

@@ -25,12 +25,22 @@ _JOINED_SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform")
 
 BUILT_IN_UPSCALERS = ("Lanczos", "Nearest")
 
+# Hires fix's ways to enlarge latents, beside every pixel upscaler; A1111's names.
+LATENT_UPSCALERS = (
+    "Latent",
+    "Latent (antialiased)",
+    "Latent (bicubic)",
+    "Latent (bicubic antialiased)",
+    "Latent (nearest)",
+    "Latent (nearest-exact)",
+)
+
 # A request's VAE is one of these or a file's name: the one that goes with the checkpoint, or the checkpoint's own.
 VAE_AUTOMATIC = "Automatic"
 VAE_OWN = "None"
 
 DIMENSION_STEP = 8
-DIMENSION_RANGE = (64, 2048)
+DIMENSION_RANGE = (64, 8192)
 STEPS_RANGE = (1, 150)
 CFG_SCALE_RANGE = (1.0, 30.0)
 CLIP_SKIP_RANGE = (1, 12)
@@ -41,6 +51,21 @@ MASK_BLUR_RANGE = (0, 64)
 PADDING_RANGE = (0, 256)
 SCALE_RANGE = (1.0, 8.0)
 MAX_SEED = 2**32 - 1
+HIRES_SCALE_RANGE = (1.0, 4.0)
+HIRES_STEPS_RANGE = (0, 150)
+LOOPS_RANGE = (1, 32)
+EXTRA_NOISE_RANGE = (0.0, 1.0)
+SD_UPSCALE_OVERLAP_RANGE = (0, 256)
+TILE_RANGE = (256, 4096)
+TILE_OVERLAP_RANGE = (0, 1024)
+OUTPAINT_RANGE = (0, 2048)
+SCHEDULE_BIAS_RANGE = (0.0, 8.0)
+PRESERVATION_STRENGTH_RANGE = (0.0, 8.0)
+TRANSITION_CONTRAST_RANGE = (1.0, 32.0)
+MASK_INFLUENCE_RANGE = (0.0, 1.0)
+DIFFERENCE_THRESHOLD_RANGE = (0.0, 8.0)
+DIFFERENCE_CONTRAST_RANGE = (0.0, 8.0)
+NOISE_LEVEL_RANGE = (0, 350)
 
 ETA_RANGE = (0.0, 1.0)
 S_CHURN_RANGE = (0.0, 100.0)

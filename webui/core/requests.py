@@ -26,6 +26,7 @@ class ResizeMode(Choice):
     STRETCH = "Just resize"
     CROP = "Crop and resize"
     FILL = "Resize and fill"
+    LATENT = "Just resize (latent upscale)"
 
 
 class InpaintArea(Choice):
@@ -42,6 +43,24 @@ class MaskedContent(Choice):
     ORIGINAL = "original"
     LATENT_NOISE = "latent noise"
     LATENT_NOTHING = "latent nothing"
+
+
+class TileBlend(Choice):
+    """How tiles of a large picture are denoised as one: their mean (Bar-Tal et al. 2023, "MultiDiffusion"), or weighed
+    by a bell over each tile (Jiménez 2023, "Mixture of Diffusers").
+    """
+
+    NONE = "None"
+    MULTIDIFFUSION = "MultiDiffusion"
+    MIXTURE = "Mixture of Diffusers"
+
+
+class StrengthCurve(Choice):
+    """How the denoising strength goes from its first to its final value over the loops of a loopback."""
+
+    AGGRESSIVE = "Aggressive"
+    LINEAR = "Linear"
+    LAZY = "Lazy"
 
 
 class Emphasis(Choice):
@@ -147,6 +166,110 @@ class Extras:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TiledDiffusion:
+    """Denoising by overlapping tiles (pixels of the picture), so that a picture may be larger than the model's own."""
+
+    method: TileBlend = TileBlend.NONE
+    tile: int = 768
+    overlap: int = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiresFix:
+    """A second pass over the enlarged picture. `upscaler` is a latent mode's or a pixel upscaler's name.
+
+    The size is `width` x `height`, or `scale` times the first pass's where both are 0; a side that is 0 follows the
+    other. `steps` 0, `cfg_scale` 0, an empty name, an empty prompt and a `token_merging` of None mean the first pass's.
+    Where `first_pass` holds a finished picture (PNG), the first pass is that picture.
+    """
+
+    enabled: bool = False
+    upscaler: str = "Latent"
+    scale: float = 2.0
+    width: int = 0
+    height: int = 0
+    steps: int = 0
+    denoising_strength: float = 0.7
+    sampler: str = ""
+    schedule_type: str = ""
+    cfg_scale: float = 0.0
+    prompt: str = ""
+    negative_prompt: str = ""
+    checkpoint: str = ""
+    token_merging: float | None = None
+    first_pass: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartOptions:
+    """How a request begins with its picture.
+
+    `exact_steps` walks as many steps as are asked for, whatever the strength; else strength leaves steps out.
+    `extra_noise` is added to what the schedule starts with, as a share of it. `colour_correction` gives the result the
+    colours of the start. `background` (#rrggbb) stands under transparent pictures.
+    """
+
+    exact_steps: bool = False
+    extra_noise: float = 0.0
+    colour_correction: bool = False
+    background: str = "#ffffff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loopback:
+    """Img2img of its own result, `loops` times in all; the strength goes to `final_strength` along `curve`."""
+
+    loops: int = 1
+    final_strength: float = 0.5
+    curve: StrengthCurve = StrengthCurve.LINEAR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SdUpscale:
+    """Img2img tile by tile over the picture enlarged by `upscaler`, "" for not; tiles have the request's size.
+
+    `overlap` is in pixels of the enlarged picture.
+    """
+
+    upscaler: str = ""
+    scale: float = 2.0
+    overlap: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoftInpainting:
+    """A gradual mask: each place changes as much as the mask's grey says, and the result is blended by what changed.
+
+    The parameters are A1111's: `schedule_bias` bends how fast the original is let go over the steps,
+    `preservation_strength` how firmly it is kept, `transition_contrast` sharpens the transition; the last three say
+    how the finished pixels are blended.
+    """
+
+    enabled: bool = False
+    schedule_bias: float = 1.0
+    preservation_strength: float = 0.5
+    transition_contrast: float = 4.0
+    mask_influence: float = 0.0
+    difference_threshold: float = 0.5
+    difference_contrast: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outpaint:
+    """How many pixels a picture grows on each side; what is new is masked."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+    @property
+    def grows(self) -> bool:
+        """Whether there is anything new."""
+        return (self.left, self.top, self.right, self.bottom) != (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """What every diffusion task says. Never asked for by itself: see `Txt2Img`, `Img2Img`, `Inpaint`.
 
@@ -179,6 +302,7 @@ class Generation:
     schedule_options: ScheduleOptions = ScheduleOptions()
     guidance: Guidance = Guidance()
     extras: Extras = Extras()
+    tiled: TiledDiffusion = TiledDiffusion()
     variation: Variation = Variation()
     noise_source: NoiseSource = NoiseSource.CPU
     eta_noise_seed_delta: int = 0
@@ -196,7 +320,9 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Txt2Img(Generation):
-    """Pictures from words."""
+    """Pictures from words; with `hires`, made larger in a second pass."""
+
+    hires: HiresFix = HiresFix()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,35 +332,83 @@ class Img2Img(Generation):
     init_image: bytes
     denoising_strength: float = 0.75
     resize_mode: ResizeMode = ResizeMode.STRETCH
+    start: StartOptions = StartOptions()
+    loopback: Loopback = Loopback()
+    sd_upscale: SdUpscale = SdUpscale()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inpaint(Generation):
     """The masked part of a picture made anew; white in `mask` is what changes, and its size is the picture's.
 
-    `mask_blur` and `padding` are in pixels of the init image. Pixels outside the blurred mask come back untouched.
+    `mask_blur`, `mask_blur_y` (None: the same) and `padding` are in pixels of the init image. Pixels outside the
+    blurred mask come back untouched. `conditional_mask_weight` says how much of the picture under the mask is hidden
+    from inpainting checkpoints. With `outpaint` the picture grows first, and `mask` may be empty.
     """
 
     init_image: bytes
     mask: bytes
     denoising_strength: float = 0.75
     resize_mode: ResizeMode = ResizeMode.STRETCH
+    start: StartOptions = StartOptions()
     mask_blur: int = 4
+    mask_blur_y: int | None = None
     mask_inverted: bool = False
     area: InpaintArea = InpaintArea.WHOLE
     padding: int = 32
     masked_content: MaskedContent = MaskedContent.ORIGINAL
+    conditional_mask_weight: float = 1.0
+    soft: SoftInpainting = SoftInpainting()
+    outpaint: Outpaint = Outpaint()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaceRestoration:
+    """Faces made anew by `model`, "" for not; `visibility` is its share in the result.
+
+    `weight` is CodeFormer's fidelity, from 0 (free) to 1 (faithful).
+    """
+
+    model: str = ""
+    visibility: float = 1.0
+    weight: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffusionUpscaler:
+    """What an upscaler that is a diffusion model is told beside the picture (Stable Diffusion x4 upscaler).
+
+    `noise_level` is how much noise is added to the picture that it sees, in steps of its schedule.
+    """
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    steps: int = 20
+    cfg_scale: float = 7.0
+    noise_level: int = 20
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upscale:
-    """A picture enlarged by `scale`; `tile` and `overlap` are in pixels of the input, tile 0 means untiled."""
+    """A picture enlarged by `scale`; `tile` and `overlap` are in pixels of the input, tile 0 means untiled.
+
+    With `width` and `height` the result has that size: cropped about its centre where `crop`, else fitted into it.
+    `upscaler_2`, "" for none, is blended in by `upscaler_2_visibility`.
+    """
 
     image: bytes
     upscaler: str = "Lanczos"
     scale: float = 4.0
+    width: int = 0
+    height: int = 0
+    crop: bool = True
+    upscaler_2: str = ""
+    upscaler_2_visibility: float = 0.5
     tile: int = 192
     overlap: int = 16
+    faces: FaceRestoration = FaceRestoration()
+    diffusion: DiffusionUpscaler = DiffusionUpscaler()
 
     @property
     def total_images(self) -> int:

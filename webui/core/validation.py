@@ -8,10 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 
 from webui.core import catalogue
 from webui.core.errors import InvalidRequest
-from webui.core.requests import DiffusionRequest, Extras, Img2Img, Inpaint, Request, Upscale
+from webui.core.requests import (
+    DiffusionRequest,
+    Extras,
+    HiresFix,
+    Img2Img,
+    Inpaint,
+    Request,
+    SoftInpainting,
+    StartOptions,
+    TileBlend,
+    Txt2Img,
+    Upscale,
+)
 
 
 def _in_range(what: str, value: float, low: float, high: float) -> None:
@@ -27,23 +40,13 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
 def validate(request: Request) -> None:
     """Raises `InvalidRequest` naming the first field that is out of range, its value and what is allowed."""
     if isinstance(request, Upscale):
-        _in_range("Scale", request.scale, *catalogue.SCALE_RANGE)
-        if request.tile != 0:
-            _in_range("Tile size", request.tile, 32, 2048)
-            _in_range("Tile overlap", request.overlap, 0, request.tile // 2)
-        _not_empty("picture to upscale", request.image)
+        _validate_upscale(request)
         return
     _one_of("Sampler", request.sampler, catalogue.SAMPLERS)
     _one_of("Schedule type", request.schedule_type, catalogue.SCHEDULE_TYPES)
     _in_range("Steps", request.steps, *catalogue.STEPS_RANGE)
     for what, value in (("Width", request.width), ("Height", request.height)):
-        _in_range(what, value, *catalogue.DIMENSION_RANGE)
-        if value % catalogue.DIMENSION_STEP:
-            step = catalogue.DIMENSION_STEP
-            raise InvalidRequest(
-                f"{what} is {value}, not a multiple of {step}; the nearest are {value // step * step}"
-                f" and {(value // step + 1) * step}."
-            )
+        _dimension(what, value)
     _in_range("CFG scale", request.cfg_scale, *catalogue.CFG_SCALE_RANGE)
     _in_range("Batch size", request.batch_size, *catalogue.BATCH_SIZE_RANGE)
     _in_range("Batch count", request.batch_count, *catalogue.BATCH_COUNT_RANGE)
@@ -53,13 +56,109 @@ def validate(request: Request) -> None:
     _validate_noise(request)
     _validate_sampling(request)
     _validate_extras(request.extras)
-    if isinstance(request, Img2Img | Inpaint):
-        _in_range("Denoising strength", request.denoising_strength, 0, 1)
-        _not_empty("picture to start from", request.init_image)
-    if isinstance(request, Inpaint):
-        _in_range("Mask blur", request.mask_blur, *catalogue.MASK_BLUR_RANGE)
-        _in_range("Padding", request.padding, *catalogue.PADDING_RANGE)
+    _validate_tiles(request)
+    if isinstance(request, Txt2Img):
+        _validate_hires(request.hires)
+        return
+    _in_range("Denoising strength", request.denoising_strength, 0, 1)
+    _not_empty("picture to start from", request.init_image)
+    _validate_start(request.start)
+    if isinstance(request, Img2Img):
+        _validate_loops(request)
+    else:
+        _validate_inpaint(request)
+
+
+def _dimension(what: str, value: int) -> None:
+    _in_range(what, value, *catalogue.DIMENSION_RANGE)
+    step = catalogue.DIMENSION_STEP
+    if value % step:
+        raise InvalidRequest(
+            f"{what} is {value}, not a multiple of {step}; the nearest are {value // step * step}"
+            f" and {(value // step + 1) * step}."
+        )
+
+
+def _validate_upscale(request: Upscale) -> None:
+    _in_range("Scale", request.scale, *catalogue.SCALE_RANGE)
+    if request.width or request.height:
+        _in_range("Target width", request.width, 1, catalogue.DIMENSION_RANGE[1])
+        _in_range("Target height", request.height, 1, catalogue.DIMENSION_RANGE[1])
+    _in_range("Upscaler 2 visibility", request.upscaler_2_visibility, 0, 1)
+    if request.tile != 0:
+        _in_range("Tile size", request.tile, 32, 2048)
+        _in_range("Tile overlap", request.overlap, 0, request.tile // 2)
+    _in_range("Face restoration visibility", request.faces.visibility, 0, 1)
+    _in_range("CodeFormer weight", request.faces.weight, 0, 1)
+    diffusion = request.diffusion
+    _in_range("Upscaler steps", diffusion.steps, *catalogue.STEPS_RANGE)
+    _in_range("Upscaler CFG scale", diffusion.cfg_scale, *catalogue.CFG_SCALE_RANGE)
+    _in_range("Upscaler noise level", diffusion.noise_level, *catalogue.NOISE_LEVEL_RANGE)
+    _in_range("Upscaler seed", diffusion.seed, 0, catalogue.MAX_SEED)
+    _not_empty("picture to upscale", request.image)
+
+
+def _validate_tiles(request: DiffusionRequest) -> None:
+    tiled = request.tiled
+    if tiled.method is TileBlend.NONE:
+        return
+    _in_range("Tile size", tiled.tile, *catalogue.TILE_RANGE)
+    _in_range("Tile overlap", tiled.overlap, catalogue.TILE_OVERLAP_RANGE[0], tiled.tile // 2)
+
+
+def _validate_hires(hires: HiresFix) -> None:
+    if not hires.enabled:
+        return
+    _in_range("Hires scale", hires.scale, *catalogue.HIRES_SCALE_RANGE)
+    for what, value in (("Hires width", hires.width), ("Hires height", hires.height)):
+        if value:
+            _dimension(what, value)
+    _in_range("Hires steps", hires.steps, *catalogue.HIRES_STEPS_RANGE)
+    _in_range("Hires denoising strength", hires.denoising_strength, 0, 1)
+    if hires.sampler:
+        _one_of("Hires sampler", hires.sampler, catalogue.SAMPLERS)
+    if hires.schedule_type:
+        _one_of("Hires schedule type", hires.schedule_type, catalogue.SCHEDULE_TYPES)
+    if hires.cfg_scale:
+        _in_range("Hires CFG scale", hires.cfg_scale, *catalogue.CFG_SCALE_RANGE)
+    if hires.token_merging is not None:
+        _in_range("Hires token merging ratio", hires.token_merging, *catalogue.TOKEN_MERGING_RANGE)
+
+
+def _validate_start(start: StartOptions) -> None:
+    _in_range("Extra noise", start.extra_noise, *catalogue.EXTRA_NOISE_RANGE)
+    if not re.fullmatch("#[0-9a-fA-F]{6}", start.background):
+        raise InvalidRequest(f"The background colour is {start.background!r}; give it as #rrggbb, such as #ffffff.")
+
+
+def _validate_loops(request: Img2Img) -> None:
+    _in_range("Loops", request.loopback.loops, *catalogue.LOOPS_RANGE)
+    _in_range("Final denoising strength", request.loopback.final_strength, 0, 1)
+    if request.sd_upscale.upscaler:
+        _in_range("SD upscale's scale", request.sd_upscale.scale, *catalogue.SCALE_RANGE)
+        _in_range("SD upscale's overlap", request.sd_upscale.overlap, *catalogue.SD_UPSCALE_OVERLAP_RANGE)
+
+
+def _validate_inpaint(request: Inpaint) -> None:
+    _in_range("Mask blur", request.mask_blur, *catalogue.MASK_BLUR_RANGE)
+    if request.mask_blur_y is not None:
+        _in_range("Mask blur y", request.mask_blur_y, *catalogue.MASK_BLUR_RANGE)
+    _in_range("Padding", request.padding, *catalogue.PADDING_RANGE)
+    _in_range("Conditional mask weight", request.conditional_mask_weight, 0, 1)
+    _validate_soft(request.soft)
+    for side in ("left", "top", "right", "bottom"):
+        _in_range(f"Outpaint {side}", getattr(request.outpaint, side), *catalogue.OUTPAINT_RANGE)
+    if not request.outpaint.grows:
         _not_empty("mask", request.mask)
+
+
+def _validate_soft(soft: SoftInpainting) -> None:
+    _in_range("Schedule bias", soft.schedule_bias, *catalogue.SCHEDULE_BIAS_RANGE)
+    _in_range("Preservation strength", soft.preservation_strength, *catalogue.PRESERVATION_STRENGTH_RANGE)
+    _in_range("Transition contrast boost", soft.transition_contrast, *catalogue.TRANSITION_CONTRAST_RANGE)
+    _in_range("Mask influence", soft.mask_influence, *catalogue.MASK_INFLUENCE_RANGE)
+    _in_range("Difference threshold", soft.difference_threshold, *catalogue.DIFFERENCE_THRESHOLD_RANGE)
+    _in_range("Difference contrast", soft.difference_contrast, *catalogue.DIFFERENCE_CONTRAST_RANGE)
 
 
 def _validate_noise(request: DiffusionRequest) -> None:

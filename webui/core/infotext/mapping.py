@@ -21,6 +21,8 @@ from webui.core.requests import (
     MaskedContent,
     NoiseSource,
     ResizeMode,
+    StrengthCurve,
+    TileBlend,
     Txt2Img,
 )
 
@@ -36,6 +38,7 @@ class Kind:
 
 WHOLE = Kind(write=str, read=read_whole, said="a whole number")
 DECIMAL = Kind(write=short_number, read=read_decimal, said="a number")
+TEXT = Kind(write=str, read=lambda text: "" if text.startswith("Use same ") else text, said="a name")
 SIZE = Kind(write=str, read=read_size, said="a size such as 512x768")
 
 
@@ -66,6 +69,7 @@ class Pair:
     """One pair: its key, the fields of the request that it holds (several for a size) and how.
 
     `absent` is what a text without the pair stands for, as A1111 reads it; a pair of that value is not written.
+    A pair is only written for requests whose switch `when` (a field) is on.
     `samplers` limits the pair to requests with one of these samplers, `besides` to those with any other.
     """
 
@@ -73,6 +77,7 @@ class Pair:
     fields: tuple[str, ...]
     kind: Kind
     absent: Any = ALWAYS
+    when: str = ""
     samplers: frozenset[str] = frozenset()
     besides: frozenset[str] = frozenset()
 
@@ -96,6 +101,14 @@ def _optional(key: str, field: str, kind: Kind, **options: Any) -> Pair:
     return _pair(key, field, kind, absent=get_field(Txt2Img(), field), **options)
 
 
+# Switches without a pair of their own: what in a text says that they are on.
+SWITCHES = {"hires.enabled": "Hires upscaler"}
+
+
+def _hires(key: str, field: str, kind: Kind, **options: Any) -> Pair:
+    return _pair(key, field, kind, when="hires.enabled", **options)
+
+
 def pairs_of(request: DiffusionRequest, sampler: str) -> Iterator[Pair]:
     """The pairs that a request of this kind with `sampler` may have."""
     return (pair for pair in PAIRS if pair.applies(request, sampler))
@@ -107,7 +120,7 @@ def written(request: DiffusionRequest) -> dict[str, str]:
     for pair in pairs_of(request, request.sampler):
         values = [get_field(request, name) for name in pair.fields]
         value = Size(*values) if pair.kind is SIZE else values[0]
-        if value != pair.absent:
+        if value != pair.absent and (not pair.when or get_field(request, pair.when)):
             texts[pair.key] = pair.kind.write(value)
     return texts
 
@@ -162,10 +175,46 @@ PAIRS = (
     _optional("Token merging ratio", "extras.token_merging", DECIMAL),
     _optional("pag_scale", "extras.pag_scale", DECIMAL),
     _optional("sag_scale", "extras.sag_scale", DECIMAL),
+    _optional("Tiled diffusion", "tiled.method", _choice(TileBlend)),
+    _optional("Tiled diffusion tile", "tiled.tile", WHOLE),
+    _optional("Tiled diffusion overlap", "tiled.overlap", WHOLE),
+    _hires("Denoising strength", "hires.denoising_strength", DECIMAL),
+    _hires("Hires upscale", "hires.scale", DECIMAL),
+    Pair(
+        key="Hires resize", fields=("hires.width", "hires.height"), kind=SIZE, absent=Size(0, 0), when="hires.enabled"
+    ),
+    _hires("Hires upscaler", "hires.upscaler", TEXT),
+    _hires("Hires steps", "hires.steps", WHOLE, absent=0),
+    _hires("Hires sampler", "hires.sampler", TEXT, absent=""),
+    _hires("Hires schedule type", "hires.schedule_type", TEXT, absent=""),
+    _hires("Hires CFG Scale", "hires.cfg_scale", DECIMAL, absent=0.0),
+    _hires("Hires prompt", "hires.prompt", TEXT, absent=""),
+    _hires("Hires negative prompt", "hires.negative_prompt", TEXT, absent=""),
+    _hires("Token merging ratio hr", "hires.token_merging", DECIMAL, absent=None),
     _pair("Resize mode", "resize_mode", _choice(ResizeMode)),
+    _pair("Exact steps", "start.exact_steps", FLAG, absent=False),
+    _pair("Extra noise", "start.extra_noise", DECIMAL, absent=0.0),
+    _pair("Color correction", "start.colour_correction", FLAG, absent=False),
+    _pair("Background color", "start.background", TEXT, absent="#ffffff"),
+    _pair("Loops", "loopback.loops", WHOLE, absent=1),
+    _pair("Final denoising strength", "loopback.final_strength", DECIMAL, absent=0.5),
+    _pair("Denoising curve", "loopback.curve", _choice(StrengthCurve), absent=StrengthCurve.LINEAR),
+    _pair("SD upscale upscaler", "sd_upscale.upscaler", TEXT, absent=""),
+    _pair("SD upscale scale", "sd_upscale.scale", DECIMAL, absent=2.0),
+    _pair("SD upscale overlap", "sd_upscale.overlap", WHOLE, absent=64),
     _pair("Mask blur", "mask_blur", WHOLE),
+    _pair("Mask blur y", "mask_blur_y", WHOLE, absent=None),
     _pair("Mask mode", "mask_inverted", MASK_MODE),
     _pair("Inpaint area", "area", _choice(InpaintArea)),
     _pair("Masked area padding", "padding", WHOLE),
     _pair("Masked content", "masked_content", _choice(MaskedContent)),
+    _pair("Conditional mask weight", "conditional_mask_weight", DECIMAL, absent=1.0),
+    _pair("Soft inpainting enabled", "soft.enabled", FLAG, absent=False),
+    _pair("Soft inpainting schedule bias", "soft.schedule_bias", DECIMAL, absent=1.0),
+    _pair("Soft inpainting preservation strength", "soft.preservation_strength", DECIMAL, absent=0.5),
+    _pair("Soft inpainting transition contrast boost", "soft.transition_contrast", DECIMAL, absent=4.0),
+    _pair("Soft inpainting mask influence", "soft.mask_influence", DECIMAL, absent=0.0),
+    _pair("Soft inpainting difference threshold", "soft.difference_threshold", DECIMAL, absent=0.5),
+    _pair("Soft inpainting difference contrast", "soft.difference_contrast", DECIMAL, absent=2.0),
+    *(_pair(f"Outpaint {side}", f"outpaint.{side}", WHOLE, absent=0) for side in ("left", "top", "right", "bottom")),
 )

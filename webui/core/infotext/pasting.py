@@ -12,7 +12,7 @@ from webui.core import catalogue
 from webui.core.errors import InvalidRequest
 from webui.core.fields import replaced
 from webui.core.infotext.grammar import Infotext
-from webui.core.infotext.mapping import ALWAYS, SIZE, Pair, pairs_of
+from webui.core.infotext.mapping import ALWAYS, SIZE, SWITCHES, Pair, pairs_of
 from webui.core.requests import Img2Img, Inpaint, Txt2Img
 from webui.core.validation import validate
 
@@ -59,6 +59,9 @@ def infotext_to_request(info: Infotext, base: Request, models: KnownModels | Non
         sampler, schedule = info.sampling
         paste.name("sampler", sampler, catalogue.SAMPLERS)
         paste.name("schedule_type", schedule, catalogue.SCHEDULE_TYPES)
+        for switch, mark in SWITCHES.items():
+            if hasattr(base, switch.partition(".")[0]):
+                paste.take({switch: mark in info.pairs})
         for pair in pairs_of(base, paste.changes.get("sampler", base.sampler)):
             paste.pair(pair)
         paste.models(models or KnownModels())
@@ -85,7 +88,8 @@ class _Paste:
         return None
 
     def pair(self, pair: Pair) -> None:
-        text = self.info.pairs.get(pair.key, "")
+        asked = not pair.when or SWITCHES[pair.when] in self.info.pairs
+        text = self.info.pairs.get(pair.key, "") if asked else ""
         value = pair.kind.read(text) if text else pair.absent
         if value is ALWAYS:
             return
@@ -111,6 +115,8 @@ class _Paste:
         if models.checkpoints is not None:
             self._file("checkpoint", "Model", pairs.get("Model hash", ""), "checkpoint", models.checkpoints)
             self._file("refiner", "Refiner", "", "refiner", models.checkpoints, absent="")
+            if isinstance(self.base, Txt2Img):
+                self._file("checkpoint", "Hires checkpoint", "", "hires.checkpoint", models.checkpoints, absent="")
         if models.vaes is not None:
             vaes = {**dict.fromkeys((catalogue.VAE_AUTOMATIC, catalogue.VAE_OWN), ""), **models.vaes}
             self._file("VAE", "VAE", pairs.get("VAE hash", ""), "vae", vaes, absent=catalogue.VAE_AUTOMATIC)

@@ -8,7 +8,7 @@ import webui
 from webui.core import catalogue
 from webui.core.infotext.grammar import write_infotext
 from webui.core.infotext.mapping import written
-from webui.core.requests import DiffusionRequest
+from webui.core.requests import DiffusionRequest, Txt2Img
 
 
 def format_infotext(
@@ -28,6 +28,7 @@ def format_infotext(
         "Model": model,
         "VAE": "" if request.vae == catalogue.VAE_AUTOMATIC else request.vae,
         "Refiner": request.refiner,
+        "Hires checkpoint": request.hires.checkpoint if isinstance(request, Txt2Img) and request.hires.enabled else "",
         "Version": f"Atelier {webui.__version__}",
         **(extra or {}),
     }

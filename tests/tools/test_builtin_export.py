@@ -33,7 +33,7 @@ def test_the_file_is_small_and_is_the_default(exported):
     catalogue = CheckpointFolder(exported[0])
 
     assert catalogue.checkpoint("").name == "atelier-sketchbook"
-    assert str(catalogue.checkpoint("").native_size) == "256x256"
+    assert str(catalogue.checkpoint("").native_size) == "128x128"
     assert catalogue.path("").stat().st_size <= 27e6
     assert [path.name for path in catalogue.path("").parent.iterdir()] == ["atelier-sketchbook.safetensors"]
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
-
 
 class EngineManager:
     """Turns requests into pictures with the models of `folder`.
@@ -84,7 +82,9 @@ class EngineManager:
                 else:
                     yield from self._diffuse(workshop, request, control, start_batch)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                from webui.hardware.memory import is_out_of_memory
+
+                if not is_out_of_memory(error):
                     raise
                 raise self._out_of_memory(request) from error
 
@@ -142,10 +142,3 @@ class EngineManager:
             f"Memory ran out at {request.size} with batch size {request.batch_size};"
             " choose a smaller size or batch, or close other programs."
         )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch (on any device) or Python says that memory ran out; torch's CPU allocator has no type for it."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return any(words in str(error).lower() for words in _MEMORY_WORDS)

@@ -14,6 +14,7 @@ import torch
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -50,6 +51,13 @@ def _left_in_container(cgroup: Path) -> int:
         return sys.maxsize
     cached = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
     return max(0, limit - used + cached)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch (on any device) or Python says that memory ran out; torch's CPU allocator has no type for it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY_WORDS)
 
 
 def give_back(device: torch.device) -> None:

@@ -12,7 +12,7 @@ from webui.core.events import ImageReady
 from webui.core.geometry import Box, Size
 from webui.core.requests import Inpaint, InpaintArea, MaskedContent, ResizeMode
 from webui.engine import inpaint
-from webui.engine.img2img import first_step, fit
+from webui.engine.img2img import fit
 
 
 def png(image):
@@ -140,39 +140,3 @@ def test_filling_continues_the_colours_around():
 def test_a_latent_pixel_is_remade_when_the_mask_touches_it():
     mask = mask_of((32, 16), (8, 0, 8, 0))
     assert inpaint.latent_mask(mask).tolist() == [[[[0, 1, 0, 0], [0, 0, 0, 0]]]]
-
-
-# ---- img2img's rules ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("steps", "strength", "first"),
-    [(20, 0.0, 20), (20, 0.75, 4), (20, 1.0, 0), (20, 0.01, 19), (1, 0.5, 0), (50, 0.5, 24)],
-)
-def test_strength_to_first_step(steps, strength, first):
-    assert first_step(steps, strength) == first
-
-
-def test_more_strength_never_means_fewer_steps():
-    for steps in (1, 7, 20, 150):
-        firsts = [first_step(steps, strength / 100) for strength in range(101)]
-        assert firsts == sorted(firsts, reverse=True)
-        assert 0 <= min(firsts) <= max(firsts) <= steps
-
-
-@pytest.mark.parametrize("size", [Size(64, 64), Size(40, 128), Size(128, 40), Size(96, 80)])
-@pytest.mark.parametrize("mode", list(ResizeMode))
-def test_a_fitted_picture_has_the_size_asked_for(mode, size):
-    assert fit(PICTURE, size, mode).size == (size.width, size.height)
-
-
-def test_resize_modes_do_what_they_say():
-    # Left half red, right half blue, 64x32.
-    picture = Image.new("RGB", (64, 32), "red")
-    picture.paste("blue", (32, 0, 64, 32))
-    stretched, cropped, filled = (fit(picture, Size(32, 32), mode) for mode in ResizeMode)
-    assert stretched.getpixel((4, 16)) == (255, 0, 0)
-    assert stretched.getpixel((28, 16)) == (0, 0, 255)
-    assert cropped.tobytes() == picture.crop((16, 0, 48, 32)).tobytes()
-    assert filled.getpixel((2, 0)) == filled.getpixel((2, 31)) == (255, 0, 0)
-    assert filled.getpixel((29, 31)) == (0, 0, 255)

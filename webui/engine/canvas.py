@@ -12,7 +12,7 @@ from torch import Tensor
 from webui.checkpoints.loaded import LoadedCheckpoint
 from webui.core.requests import DiffusionRequest, Img2Img, Inpaint, MaskedContent, Txt2Img
 from webui.engine import inpaint
-from webui.engine.img2img import first_step, fit
+from webui.engine.img2img import fit, walk_of
 from webui.engine.pixels import as_rgb, encode, read_image, to_pixels
 from webui.engine.unet_input import beside_latents
 
@@ -59,7 +59,7 @@ def make_canvas(request: DiffusionRequest, checkpoint: LoadedCheckpoint, device:
     """
     if isinstance(request, Txt2Img):
         return Canvas(beside=_on(device, beside_latents(checkpoint, request.size)))
-    start = first_step(request.steps, request.denoising_strength)
+    start = walk_of(request).first
     if isinstance(request, Img2Img):
         image = fit(as_rgb(read_image(request.init_image, "picture to start from")), request.size, request.resize_mode)
         pixels = to_pixels(image)

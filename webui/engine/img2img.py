@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from PIL import Image
 
 from webui.core.geometry import Size
-from webui.core.requests import ResizeMode
+from webui.core.requests import DiffusionRequest, ResizeMode, Txt2Img
 
 
-def first_step(steps: int, strength: float) -> int:
-    """The step to begin at, from 0 (all of them) to `steps` (none, so that the picture only passes the VAE).
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The steps that are walked: of a schedule of `steps`, all from number `first` (from 0) on."""
 
-    A1111's rule: of `steps` noise levels the last ``int(strength · steps) + 1`` are walked. At strength 1 that is all
-    of them, and what remains of the picture under that much noise is its overall tone.
+    steps: int
+    first: int
+
+
+def walk(steps: int, strength: float, *, exact: bool = False) -> Walk:
+    """How far a picture goes back into the noise, by either of A1111's rules.
+
+    By default a schedule of `steps` is shortened: its last ``int(strength · steps) + 1`` are walked. With `exact`
+    ("do exactly the amount of steps the slider specifies", and always in hires fix) the schedule is made longer,
+    ``int(steps / strength)``, and its last `steps` are walked. Either way strength 1 starts from the first noise
+    level, under which only the picture's overall tone remains, and strength 0 walks nothing: `first` is `steps`.
     """
     if strength == 0:
-        return steps
-    return steps - 1 - int(min(strength, 0.999) * steps)
+        return Walk(steps, steps)
+    most = min(strength, 0.999)
+    if exact:
+        longer = int(steps / most)
+        return Walk(longer, longer - steps)
+    return Walk(steps, steps - 1 - int(most * steps))
+
+
+def walk_of(request: DiffusionRequest) -> Walk:
+    """The walk of a request's (first) pass: the whole schedule for words alone, else as strength says."""
+    if isinstance(request, Txt2Img):
+        return Walk(request.steps, 0)
+    return walk(request.steps, request.denoising_strength, exact=request.start.exact_steps)
 
 
 def fit(
     image: Image.Image, size: Size, mode: ResizeMode, resample: Image.Resampling = Image.Resampling.LANCZOS
 ) -> Image.Image:
-    """`image` at exactly `size`: stretched, cropped about its centre, or whole with its edges drawn out to fill."""
+    """`image` at exactly `size`: stretched, cropped about its centre, or whole with its edges drawn out to fill.
+
+    `ResizeMode.LATENT` stretches here as well: masks and the pixels outside them have no latents to be enlarged in.
+    """
     target = (size.width, size.height)
     if image.size == target:
         return image.copy()
-    if mode is ResizeMode.STRETCH:
+    if mode in (ResizeMode.STRETCH, ResizeMode.LATENT):
         return image.resize(target, resample)
     factors = size.width / image.width, size.height / image.height
     factor = max(factors) if mode is ResizeMode.CROP else min(factors)

@@ -45,6 +45,9 @@ class FakeCatalogue:
     def vaes(self) -> tuple[str, ...]:
         return ()
 
+    def face_restorers(self) -> tuple[str, ...]:
+        return ()
+
     def checkpoint(self, name: str) -> CheckpointInfo:
         for info in CHECKPOINTS:
             if name in ("", info.name):

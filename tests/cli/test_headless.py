@@ -28,6 +28,9 @@ class FakeCatalogue:
     def vaes(self):
         return []
 
+    def face_restorers(self):
+        return []
+
     def checkpoint(self, name):
         if name not in ("", "tiny"):
             raise CheckpointNotFound(f"There is no checkpoint {name!r}.")

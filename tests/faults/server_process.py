@@ -76,6 +76,9 @@ class Catalogue:
     def vaes(self) -> Sequence[str]:
         return ()
 
+    def face_restorers(self) -> Sequence[str]:
+        return ()
+
 
 class NoHooks:
     def before_job(self, request: Request) -> Request:

@@ -114,6 +114,9 @@ class Catalogue:
     def vaes(self) -> Sequence[str]:
         return ["soft.safetensors"]
 
+    def face_restorers(self) -> Sequence[str]:
+        return ["face"]
+
 
 class Hooks:
     """Hooks that do nothing but note what they were told."""

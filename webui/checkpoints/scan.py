@@ -15,6 +15,7 @@ from pathlib import Path
 
 from webui.checkpoints.containers.shards import INDEX_SUFFIX, is_shard
 from webui.checkpoints.detect import FOLDER_INDEX, identify
+from webui.checkpoints.faces import FaceFolder
 from webui.checkpoints.sidecars import find_sidecars
 from webui.checkpoints.vaes import VaeFolder, is_sidecar
 from webui.core.catalogue import BUILT_IN_UPSCALERS
@@ -64,6 +65,7 @@ class CheckpointFolder:
         self._lock = threading.Lock()
         self._known: dict[tuple[Path, int, int], CheckpointInfo | str] = {}
         self._vaes = VaeFolder(models, models / CHECKPOINT_FOLDER)
+        self._faces = FaceFolder(models)
 
     @property
     def models(self) -> Path:
@@ -99,6 +101,14 @@ class CheckpointFolder:
             known = ", ".join((*BUILT_IN_UPSCALERS, *files))
             raise UpscalerNotFound(f"There is no upscaler {name!r}; choose one of {known}.")
         return files[name]
+
+    def face_restorers(self) -> Sequence[str]:
+        """The networks that restore faces, by their files' names."""
+        return self._faces.names()
+
+    def face_restorer_path(self, name: str) -> Path:
+        """The file of a network that restores faces; raises `ModelNotFound`."""
+        return self._faces.path(name)
 
     def vaes(self) -> Sequence[str]:
         """The files in the VAE folder, then those beside checkpoints."""

@@ -7,13 +7,12 @@ question looks at the folders anew and reads again only the files that changed. 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from webui.checkpoints.header import Header, read_header
 from webui.checkpoints.sidecars import VAE_SUFFIXES, find_sidecars
-from webui.checkpoints.walk import files_below
+from webui.checkpoints.walk import Recognised, files_below
 from webui.core.catalogue import VAE_AUTOMATIC, VAE_OWN
 from webui.core.errors import UnsupportedModel, VaeNotFound
 
@@ -42,8 +41,7 @@ class VaeFolder:
     def __init__(self, models: Path, checkpoints: Path) -> None:
         self._folder = models / VAE_FOLDER
         self._checkpoints = checkpoints
-        self._lock = threading.Lock()
-        self._known: dict[tuple[Path, int, int], bool] = {}
+        self._recognised = Recognised(lambda path: _holds_vae(path))  # looked up late
 
     def names(self) -> Sequence[str]:
         """All VAEs, those of the VAE folder first, each in order of name."""
@@ -70,20 +68,7 @@ class VaeFolder:
         return beside or (self.path(preferred) if preferred else None)
 
     def _files(self) -> dict[str, Path]:
-        with self._lock:
-            known: dict[tuple[Path, int, int], bool] = {}
-            files: dict[str, Path] = {}
-            for name, path in self._candidates():
-                try:
-                    state = path.stat()
-                except OSError:  # a dangling link
-                    continue
-                key = (path, state.st_size, state.st_mtime_ns)
-                known[key] = self._known[key] if key in self._known else _holds_vae(path)
-                if known[key]:
-                    files.setdefault(name, path)
-            self._known = known
-            return files
+        return self._recognised.among(self._candidates())
 
     def _candidates(self) -> Iterator[tuple[str, Path]]:
         for path in files_below(self._folder):

@@ -35,6 +35,10 @@ class UpscalerNotFound(UserError):
     """No upscaler of that name is built in or lies in the models folder."""
 
 
+class ModelNotFound(UserError):
+    """No model that does what was asked, such as restoring faces or making masks, lies in the models folder."""
+
+
 class LoraNotFound(UserError):
     """No LoRA of that name lies in the models folder, or several could be meant."""
 

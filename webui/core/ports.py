@@ -38,6 +38,10 @@ class ModelCatalogue(Protocol):
         """Names of all separate VAEs."""
         ...
 
+    def face_restorers(self) -> Sequence[str]:
+        """Names of all networks that restore faces."""
+        ...
+
     def checkpoint(self, name: str) -> CheckpointInfo:
         """The checkpoint of that name, the default for ""; raises `CheckpointNotFound`."""
         ...
@@ -122,6 +126,27 @@ class Engine(Protocol):
 
     def generate(self, request: Request, *, control: Control, start_batch: int = 0) -> Iterator[Event]:
         """Runs `request` from batch `start_batch` on; closing the generator stops within one step."""
+        ...
+
+
+class Masker(Protocol):
+    """Makes masks of pictures, with the models for that in the models folder. Any thread may call it.
+
+    Masks are of mode "L" and the picture's size, white what was meant. Both methods wait for the engine, and raise
+    `ModelNotFound` with a sentence on what to put where, `UnsupportedModel`, `OutOfMemory`, or `ResourceError` when
+    the engine stays at work on a request.
+    """
+
+    def names(self) -> Sequence[str]:
+        """The models that there are for either."""
+        ...
+
+    def by_prompt(self, image: Image.Image, words: str) -> Image.Image:
+        """Black and white: what `words` name, several things parted by commas; raises `InvalidRequest` for none."""
+        ...
+
+    def foreground(self, image: Image.Image) -> Image.Image:
+        """How much each place belongs to the foreground, grey along its edge."""
         ...
 
 

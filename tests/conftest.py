@@ -1,11 +1,15 @@
-"""Fixtures that every room may use: models small enough to run in a test, in real files."""
+"""Fixtures that every room may use: models small enough to run in a test, in real files, and pictures in theirs."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 TINY_NAME = "tiny-random"
 TINY_CONFIG: dict[str, Any] = {
@@ -84,3 +88,21 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     information = metadata(TINY_CONFIG, prediction="v", side=64, title="Tiny random")
     write(folder / f"{TINY_NAME}.safetensors", original_layout(unet, vae, text_encoder, TINY_CONFIG), information)
     return models
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """A 48x32 picture with every pixel different from its neighbours, so that turning it shows."""
+    return Image.fromarray(np.random.default_rng(7).integers(0, 256, (32, 48, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def encoded() -> Callable[..., bytes]:
+    """A function that encodes a picture: `encoded(image, "JPEG", quality=90)`."""
+
+    def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        image.save(buffer, file_format, **options)
+        return buffer.getvalue()
+
+    return encode

@@ -10,10 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from webui.checkpoints.loaded import LoadedCheckpoint
+from webui.core.pictures import flattened
 from webui.core.requests import DiffusionRequest, Img2Img, Inpaint, MaskedContent, Txt2Img
 from webui.engine import inpaint
-from webui.engine.img2img import fit, walk_of
-from webui.engine.pixels import as_rgb, encode, read_image, to_pixels
+from webui.engine.denoiser import Denoiser, MaskedDenoiser
+from webui.engine.img2img import fit
+from webui.engine.pixels import encode, read_image, to_pixels
 from webui.engine.unet_input import beside_latents
 
 
@@ -27,14 +29,13 @@ class Canvas:
 
     `latents` (1, 4, h, w) is the encoded picture, None for txt2img; `mask` (1, 1, h, w) is 1 where it is remade, None
     for everywhere. `beside` (1, channels, h, w) is what the checkpoint's UNet takes with the latents, None for nothing.
-    `first_step` says how many steps are left out. `finish` takes each decoded picture to the finished.
+    `finish` takes each decoded picture to the finished.
     """
 
     latents: Tensor | None = None
     mask: Tensor | None = None
     beside: Tensor | None = None
     content: MaskedContent = MaskedContent.ORIGINAL
-    first_step: int = 0
     finish: Callable[[Image.Image], Image.Image] = _as_it_is
 
     def under_noise(self, noise: Tensor, sigma: float) -> Tensor:
@@ -51,6 +52,12 @@ class Canvas:
             latents = latents * (1 - self.mask)
         return torch.add(latents, noise, alpha=sigma)
 
+    def masked(self, denoiser: Denoiser) -> Denoiser:
+        """`denoiser`, which keeps the canvas's picture outside the mask, where there is one."""
+        if self.mask is None or self.latents is None:
+            return denoiser
+        return MaskedDenoiser(denoiser, self.latents, self.mask)
+
 
 def make_canvas(request: DiffusionRequest, checkpoint: LoadedCheckpoint, device: torch.device) -> Canvas:
     """The canvas of `request`; raises `UnreadableImage` or `InvalidRequest` for pictures that cannot be used.
@@ -59,21 +66,21 @@ def make_canvas(request: DiffusionRequest, checkpoint: LoadedCheckpoint, device:
     """
     if isinstance(request, Txt2Img):
         return Canvas(beside=_on(device, beside_latents(checkpoint, request.size)))
-    start = walk_of(request).first
     if isinstance(request, Img2Img):
-        image = fit(as_rgb(read_image(request.init_image, "picture to start from")), request.size, request.resize_mode)
+        picture = read_image(request.init_image, "picture to start from")
+        image = fit(flattened(picture, request.start.background), request.size, request.resize_mode)
         pixels = to_pixels(image)
         beside = beside_latents(checkpoint, request.size, pixels=pixels)
         latents = encode(checkpoint.vae, pixels, checkpoint.scaling_factor)
-        return Canvas(latents=latents.to(device), beside=_on(device, beside), first_step=start)
-    return _inpaint_canvas(request, checkpoint, device, start)
+        return Canvas(latents=latents.to(device), beside=_on(device, beside))
+    return _inpaint_canvas(request, checkpoint, device)
 
 
 def _on(device: torch.device, beside: Tensor | None) -> Tensor | None:
     return None if beside is None else beside.to(device)
 
 
-def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torch.device, start: int) -> Canvas:
+def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torch.device) -> Canvas:
     prepared = inpaint.prepare(request)
     pixels = to_pixels(prepared.image)
     beside = beside_latents(checkpoint, request.size, pixels=pixels, mask=prepared.mask)
@@ -84,6 +91,5 @@ def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torc
         mask=inpaint.latent_mask(prepared.mask).to(device),
         beside=_on(device, beside),
         content=request.masked_content,
-        first_step=start,
         finish=prepared.paste,
     )

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from webui.core.errors import InvalidRequest
 from webui.core.geometry import Box, Size
+from webui.core.pictures import flattened
 from webui.core.requests import Inpaint, InpaintArea
 from webui.engine.img2img import fit
-from webui.engine.pixels import as_rgb, read_image
+from webui.engine.pixels import read_image
 
 LATENT_PIXELS = 8
 
@@ -48,7 +49,7 @@ class InpaintCanvas:
 
 def prepare(request: Inpaint) -> InpaintCanvas:
     """Reads, blurs, crops and resizes; raises `UnreadableImage`, or `InvalidRequest` for a mask that cannot be used."""
-    original = as_rgb(read_image(request.init_image, "picture to inpaint"))
+    original = flattened(read_image(request.init_image, "picture to inpaint"), request.start.background)
     mask = _read_mask(request, original)
     blurred = mask.filter(ImageFilter.GaussianBlur(request.mask_blur)) if request.mask_blur else mask
     reach = blurred.getbbox()

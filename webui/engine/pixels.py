@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from webui.core.errors import UnreadableImage, UserError
+from webui.core.errors import UserError
+from webui.core.pictures import MOST_PIXELS, open_picture
 from webui.engine.placement import weight_of
 
 logger = logging.getLogger(__name__)
@@ -24,23 +24,11 @@ OVERFLOW = (
 
 
 def read_image(data: bytes, what: str) -> Image.Image:
-    """The picture in `data`, fully decoded, in its own mode; raises `UnreadableImage` naming `what`."""
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"The {what} cannot be read ({error}); give a whole PNG, JPEG or WebP file.") from error
-    return image
+    """The picture in `data`, RGB or RGBA, upright; raises `UnreadableImage` naming `what`.
 
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """`image` as RGB; what is transparent is laid on white, as A1111 does."""
-    if image.mode == "RGB":
-        return image
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    How large it may be was said by the settings before it came into a request; here only Pillow's own limit holds.
+    """
+    return open_picture(data, MOST_PIXELS, what=f"The {what}")
 
 
 def to_pixels(image: Image.Image) -> Tensor:

@@ -3,7 +3,8 @@
 No torch, no gradio. The database of pictures is the business of `webui.jobs`.
 """
 
+from webui.core.pictures import open_picture
 from webui.gallery.files import ImageFiles
-from webui.gallery.pictures import open_picture, png_bytes, read_infotext
+from webui.gallery.pictures import png_bytes, read_infotext
 
 __all__ = ["ImageFiles", "open_picture", "png_bytes", "read_infotext"]

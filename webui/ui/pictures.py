@@ -15,7 +15,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image, ImageChops
 
 from webui.core.errors import InvalidRequest, UnreadableImage
-from webui.gallery.pictures import open_picture, png_bytes
+from webui.gallery import open_picture, png_bytes
 
 _MASK_THRESHOLD = 24  # of 255; strokes are drawn half transparent, their soft rims count as well
 

@@ -14,7 +14,7 @@ from webui.core.geometry import Size
 from webui.core.ports import Control
 from webui.core.requests import Upscale
 from webui.engine.phases import Phases
-from webui.engine.pixels import as_rgb, read_image
+from webui.engine.pixels import read_image
 from webui.engine.upscale.network import UpscalerNetwork
 from webui.engine.upscale.tiling import strips
 
@@ -33,9 +33,8 @@ def upscale(request: Upscale, network: UpscalerNetwork | None, *, control: Contr
     with phases("prepare"):
         source = read_image(request.image, "picture to upscale")
         text = str(source.info.get("parameters", ""))
-        clear = "A" in source.getbands() or "transparency" in source.info
-        alpha = source.convert("RGBA").getchannel("A") if clear else None
-        colours = source.convert("RGBA").convert("RGB") if clear else as_rgb(source)
+        alpha = source.getchannel("A") if source.mode == "RGBA" else None
+        colours = source.convert("RGB")
     target = Size(*source.size).scaled(request.scale)
 
     # 2. The colours, by tiles if a network does it.

@@ -28,7 +28,7 @@ from webui.checkpoints.scan import CheckpointFolder  # noqa: E402
 from webui.core.events import Step  # noqa: E402
 from webui.core.ports import Control  # noqa: E402
 from webui.core.requests import Txt2Img  # noqa: E402
-from webui.engine.generate import Bench  # noqa: E402
+from webui.engine.bench import Bench  # noqa: E402
 from webui.engine.manager import EngineManager  # noqa: E402
 from webui.engine.workshop import Workshop  # noqa: E402
 from webui.jobs.progress import Previews  # noqa: E402

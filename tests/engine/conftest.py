@@ -118,7 +118,7 @@ def tiny(diffusers, alphas_cumprod):
 
 @pytest.fixture
 def bench(tiny):
-    from webui.engine.generate import Bench
+    from webui.engine.bench import Bench
     from webui.engine.previews import by_colours
 
     return Bench(

@@ -22,7 +22,7 @@ from webui.core.requests import DiffusionRequest, Request, Txt2Img, Upscale
 
 if TYPE_CHECKING:
     from webui.checkpoints.scan import CheckpointFolder
-    from webui.engine.generate import Bench
+    from webui.engine.bench import Bench
     from webui.engine.pipelines import PipelineBench
     from webui.engine.workshop import Workshop
     from webui.settings.schema import Settings
@@ -111,7 +111,8 @@ class EngineManager:
     def _diffuse(
         self, workshop: Workshop, request: DiffusionRequest, control: Control, start_batch: int
     ) -> Iterator[Event]:
-        from webui.engine.generate import Bench, generate
+        from webui.engine.bench import Bench
+        from webui.engine.generate import generate
         from webui.engine.pipelines import generate_with_pipeline
 
         with self._bench(workshop, request) as bench:

@@ -57,7 +57,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineBench:
-    """What the workshop lays out for a request to a pipeline, ready to run where it is; see `generate.Bench`."""
+    """What the workshop lays out for a request to a pipeline, ready to run where it is; see `bench.Bench`."""
 
     checkpoint: LoadedPipeline
     model_hash: PendingHash

@@ -24,8 +24,8 @@ from webui.core.catalogue import VAE_OWN
 from webui.core.errors import UnsupportedModel, UserError
 from webui.core.extra_networks import take_loras
 from webui.core.requests import DiffusionRequest
+from webui.engine.bench import Bench
 from webui.engine.conditioning import PromptCache
-from webui.engine.generate import Bench
 from webui.engine.networks import Shelf
 from webui.engine.patches import WeightPatches
 from webui.engine.phases import Phases

@@ -1,0 +1,54 @@
+"""What lies ready for one request: `Bench`. The workshop lays it out; the recipe and its passes work on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from webui.checkpoints.hash import PendingHash
+from webui.checkpoints.loaded import LoadedCheckpoint
+from webui.core.requests import Extras
+from webui.engine.conditioning import Embeddings, PromptCache
+from webui.engine.extras import patched_vae
+from webui.engine.phases import Phases
+from webui.engine.placement import placed
+from webui.engine.previews import Render
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What the manager lays out for one request: the checkpoint, where it runs and with which attention.
+
+    `prompts` outlives the request; `phases` already holds what loading took. `weights` tells the checkpoint's from any
+    others, also from those of a file that took its name. `vae_name` is that of a VAE in place of the checkpoint's own,
+    "" without one. The hashes may still be in the making. `embeddings` may be named in prompts; `patches` tells what
+    LoRAs change in the text encoders from any other such change; `network_hashes` are A1111's pairs about both, and
+    `notices` what the person at the page should know about them. `refine` lays out the refiner's own bench, where one
+    is asked for; `render` makes previews.
+    """
+
+    checkpoint: LoadedCheckpoint
+    weights: str
+    model_hash: PendingHash
+    device: torch.device
+    attention: str
+    vae_name: str = ""
+    vae_hash: PendingHash = str
+    embeddings: Embeddings | None = None
+    patches: Hashable = ()
+    network_hashes: Callable[[], Mapping[str, str]] = dict
+    notices: tuple[str, ...] = ()
+    refine: Callable[[], AbstractContextManager[Bench]] | None = None
+    render: Render | None = None
+    prompts: PromptCache = field(default_factory=PromptCache)
+    phases: Phases = field(default_factory=Phases)
+
+    @contextmanager
+    def vae_at_work(self, extras: Extras, phase: str) -> Iterator[None]:
+        """Within the block the VAE is on the device and works as `extras` asks; the time counts towards `phase`."""
+        vae = self.checkpoint.vae
+        with self.phases(phase), placed(vae, self.device), patched_vae(vae, extras):
+            yield

@@ -158,7 +158,7 @@ def test_sixteen_bit_pictures_keep_their_upper_half(channels):
 def test_the_sentence_names_what_was_read():
     with pytest.raises(UnreadableImage, match=r"^The mask is not a picture .*; use a PNG, JPEG or WebP file\.$"):
         open_picture(b"", what="The mask")
-    with pytest.raises(UnreadableImage, match="^The mask has 7x5 pixels"):
+    with pytest.raises(UnreadableImage, match=r"^The mask has 7x5 pixels"):
         open_picture(png16(np.zeros((5, 7, 1), int)), 34, what="The mask")
 
 

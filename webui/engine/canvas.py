@@ -58,12 +58,6 @@ class Canvas:
             return denoiser
         return MaskedDenoiser(denoiser, self.latents, self.mask)
 
-    def masked(self, denoiser: Denoiser) -> Denoiser:
-        """`denoiser`, which keeps the canvas's picture outside the mask, where there is one."""
-        if self.mask is None or self.latents is None:
-            return denoiser
-        return MaskedDenoiser(denoiser, self.latents, self.mask)
-
 
 def make_canvas(request: DiffusionRequest, checkpoint: LoadedCheckpoint, device: torch.device) -> Canvas:
     """The canvas of `request`; raises `UnreadableImage` or `InvalidRequest` for pictures that cannot be used.

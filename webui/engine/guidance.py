@@ -29,7 +29,8 @@ class Guided:
     and guided by as well. With `needs_negative` the negative prompt is worked on even where it cancels out.
     A network that takes over on the way is told how many evaluations were `made` before. With a `pag_scale`, each
     evaluation asks the network once more, perturbed; with a `sag_scale`, once more about a degraded input, for which it
-    must be known what the network predicts.
+    must be known what the network predicts. With `split` the texts go through the network one after the other, which
+    takes half of the memory and gives the same up to the last bits.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Guided:
         pag_scale: float = 0.0,
         sag_scale: float = 0.0,
         prediction_type: PredictionType = "epsilon",
+        split: bool = False,
     ) -> None:
         self._unet = unet
         self._plan = plan
@@ -59,6 +61,7 @@ class Guided:
         self._pag_scale = pag_scale
         self._sag_scale = sag_scale
         self._prediction_type: PredictionType = prediction_type
+        self._grouped = _one_by_one if split else _by_length
         self._looked: dict[Conditioning, Tensor] = {}
         self._dtype = weight_of(unet).dtype
         self._evaluation = made
@@ -142,13 +145,13 @@ class Guided:
         return guided
 
     def _ask(self, x: Tensor, timestep: Tensor, texts: Sequence[Conditioning], beside: Tensor | None) -> list[Tensor]:
-        """The UNet's answer to each text, (N, channels, h, w) float32; texts of one length share a call."""
+        """The UNet's answer to each text, (N, channels, h, w) float32; each group of texts shares a call."""
         batch = x.shape[0]
         rows = x.to(self._dtype)
         if beside is not None:
             rows = torch.cat([rows, beside.to(self._dtype).expand(batch, -1, -1, -1)], dim=1)
         answers: dict[Conditioning, Tensor] = {}
-        for group in _by_length(texts):
+        for group in self._grouped(texts):
             states, added = self._prepared(group, batch)
             repeated = rows if len(group) == 1 else rows.repeat(len(group), 1, 1, 1)
             with watched(self._unet) if self._sag_scale > 0 else nullcontext() as looks:
@@ -182,6 +185,11 @@ def _by_length(texts: Sequence[Conditioning]) -> list[list[Conditioning]]:
     for text in texts:
         groups.setdefault(text.states.shape[1], {})[text] = None
     return [list(group) for group in groups.values()]
+
+
+def _one_by_one(texts: Sequence[Conditioning]) -> list[list[Conditioning]]:
+    """Each text once, alone, in their order."""
+    return [[text] for text in dict.fromkeys(texts)]
 
 
 def combined(answers: Sequence[Tensor], weights: Sequence[float], negative: Tensor, cfg_scale: float) -> Tensor:

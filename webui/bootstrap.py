@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from webui.core.infotext import KnownModels
 from webui.core.paths import Folders
-from webui.core.ports import Engine, ModelCatalogue
+from webui.core.ports import Engine, Masker, ModelCatalogue
 from webui.server.options import ServerOptions
 
 if TYPE_CHECKING:
@@ -68,13 +68,14 @@ class App:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRoom:
-    """The models folder and the engine over it, as everything else sees them.
+    """The models folder and the engine over it, as everything else sees them; `masker` makes masks with both.
 
     `known_models` says which files a pasted infotext may name.
     """
 
     catalogue: ModelCatalogue
     engine: Engine
+    masker: Masker
     known_models: Callable[[], KnownModels] = KnownModels
 
 
@@ -119,6 +120,7 @@ def build(folders: Folders, options: ServerOptions) -> App:
         jobs=jobs,
         catalogue=room.catalogue,
         known_models=room.known_models,
+        masker=room.masker,
         files=files,
         settings=store,
         extensions=extensions,
@@ -148,13 +150,15 @@ def build_engine(folders: Folders, settings: Callable[[], Settings], database: D
     from webui.checkpoints.scan import CheckpointFolder
     from webui.database.hashes import HashTable
     from webui.engine.manager import EngineManager
+    from webui.engine.masking import EngineMasker
 
     catalogue = CheckpointFolder(
         folders.models, preferred=lambda: settings().checkpoint, conversions=folders.conversions
     )
     hashes = ModelHashes(None if database is None else HashTable(database))
     engine = EngineManager(catalogue, settings, hashes)
-    return EngineRoom(catalogue=catalogue, engine=engine, known_models=KnownFiles(catalogue, hashes))
+    masker = EngineMasker(catalogue, engine.borrowed)
+    return EngineRoom(catalogue=catalogue, engine=engine, masker=masker, known_models=KnownFiles(catalogue, hashes))
 
 
 def overridden(current: Callable[[], Settings], *, attention: str, checkpoint: str) -> Callable[[], Settings]:

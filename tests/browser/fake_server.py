@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from webui.core.catalogue import BUILT_IN_UPSCALERS
-from webui.core.errors import CheckpointNotFound
+from webui.core.errors import CheckpointNotFound, ModelNotFound
 from webui.core.events import Event, Finished, ImageReady, Started, Step
 from webui.core.geometry import Size
 from webui.core.infotext import KnownModels, format_infotext
@@ -53,6 +53,25 @@ class FakeCatalogue:
             if name in ("", info.name):
                 return info
         raise CheckpointNotFound(f"There is no checkpoint {name!r}; choose one of the menu.")
+
+
+class FakeMasker:
+    """Masks the left half for any words but "nothing", for which there is no model, and a disc as the foreground."""
+
+    def names(self) -> tuple[str, ...]:
+        return ("fake",)
+
+    def by_prompt(self, image: Image.Image, words: str) -> Image.Image:
+        if words == "nothing":
+            raise ModelNotFound("Masking by words needs a CLIPSeg model; put the folder of one into models/masking.")
+        mask = Image.new("L", image.size, 0)
+        mask.paste(255, (0, 0, image.width // 2, image.height))
+        return mask
+
+    def foreground(self, image: Image.Image) -> Image.Image:
+        mask = Image.new("L", image.size, 0)
+        ImageDraw.Draw(mask).ellipse((0, 0, image.width - 1, image.height - 1), fill=255)
+        return mask
 
 
 class FakeEngine:
@@ -150,7 +169,9 @@ def main(root: Path, port: int, auth: str) -> None:
     for folder in (folders.models, folders.outputs, folders.data, folders.extensions, folders.page_cache):
         folder.mkdir(parents=True, exist_ok=True)
     known = KnownModels(checkpoints={info.name: "" for info in CHECKPOINTS}, vaes={})
-    room = bootstrap.EngineRoom(catalogue=FakeCatalogue(), engine=FakeEngine(root / "hold"), known_models=lambda: known)
+    room = bootstrap.EngineRoom(
+        catalogue=FakeCatalogue(), engine=FakeEngine(root / "hold"), masker=FakeMasker(), known_models=lambda: known
+    )
     bootstrap.build_engine = lambda folders, settings, database: room
     taken = take_port(options.host, port)
     with bootstrap.build(folders, options) as app:

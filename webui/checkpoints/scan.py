@@ -16,6 +16,7 @@ from pathlib import Path
 from webui.checkpoints.containers.shards import INDEX_SUFFIX, is_shard
 from webui.checkpoints.detect import FOLDER_INDEX, identify
 from webui.checkpoints.faces import FaceFolder
+from webui.checkpoints.maskers import MaskerFolder
 from webui.checkpoints.sidecars import find_sidecars
 from webui.checkpoints.vaes import VaeFolder, is_sidecar
 from webui.core.catalogue import BUILT_IN_UPSCALERS
@@ -66,6 +67,7 @@ class CheckpointFolder:
         self._known: dict[tuple[Path, int, int], CheckpointInfo | str] = {}
         self._vaes = VaeFolder(models, models / CHECKPOINT_FOLDER)
         self._faces = FaceFolder(models)
+        self.maskers = MaskerFolder(models)
 
     @property
     def models(self) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from webui.checkpoints.hash import ModelHashes
 from webui.core.catalogue import BUILT_IN_UPSCALERS
-from webui.core.errors import AtelierError, OutOfMemory
+from webui.core.errors import AtelierError, OutOfMemory, ResourceError
 from webui.core.events import Event
 from webui.core.ports import Control, EngineStatus
 from webui.core.requests import DiffusionRequest, Request, Txt2Img, Upscale
@@ -87,6 +87,27 @@ class EngineManager:
                 if not is_out_of_memory(error):
                     raise
                 raise self._out_of_memory(request) from error
+
+    @contextmanager
+    def borrowed(self, *, patience_s: float = 60.0) -> Iterator[Workshop]:
+        """The workshop for something short beside the requests, such as a mask; any thread may ask.
+
+        Raises `ResourceError` when a request is still running after `patience_s`, and `OutOfMemory`.
+        """
+        if not self._lock.acquire(timeout=patience_s):
+            raise ResourceError("The engine is at work on a picture; try again when it is done.")
+        try:
+            yield self._open_workshop()
+        except (MemoryError, RuntimeError) as error:
+            from webui.hardware.memory import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+            if self._workshop is not None:
+                self._workshop.release_memory()
+            raise OutOfMemory("Memory ran out; try again, or close other programs.") from error
+        finally:
+            self._lock.release()
 
     def _open_workshop(self) -> Workshop:
         if self._workshop is None:

@@ -26,6 +26,8 @@ from webui.core.extra_networks import take_loras
 from webui.core.requests import DiffusionRequest
 from webui.engine.bench import Bench
 from webui.engine.conditioning import PromptCache
+from webui.engine.masking.foreground import ForegroundFinder, load_foreground_finder
+from webui.engine.masking.words import WordMasker, load_word_masker
 from webui.engine.networks import Shelf
 from webui.engine.patches import WeightPatches
 from webui.engine.phases import Phases
@@ -83,8 +85,9 @@ class PreparedPipeline:
     parts: Mapping[str, ModulePart]
 
 
-Held = Prepared | PreparedVae | PreparedPipeline | UpscalerNetwork
-Kind = TypeVar("Kind", Prepared, PreparedVae, PreparedPipeline, UpscalerNetwork)
+Held = Prepared | PreparedVae | PreparedPipeline | UpscalerNetwork | WordMasker | ForegroundFinder
+Kind = TypeVar("Kind", Prepared, PreparedVae, PreparedPipeline, UpscalerNetwork, WordMasker, ForegroundFinder)
+Network = TypeVar("Network", UpscalerNetwork, WordMasker, ForegroundFinder)
 
 
 class Workshop:
@@ -200,13 +203,21 @@ class Workshop:
     def upscaler(self, name: str) -> UpscalerNetwork:
         """The upscaler network of that name; raises `UpscalerNotFound` or `UnsupportedModel`."""
         path = self._folder.upscaler_path(name)
+        return self._network(
+            UpscalerNetwork, path, lambda: load_upscaler(path, self.device, conversions=self._folder.conversions)
+        )
 
-        def load() -> Resident[Held]:
-            network = load_upscaler(path, self.device, conversions=self._folder.conversions)
-            return Resident(name=name, parts={"network": FixedPart(network.weight_bytes)}, model=network)
+    def word_masker(self, folder: Path) -> WordMasker:
+        """The network in `folder` that makes masks from words; raises `UnsupportedModel`."""
+        return self._network(WordMasker, folder, lambda: load_word_masker(folder, self.device))
 
-        with self.residents.turn(beside_last=True):
-            return self._get(UpscalerNetwork, _identity(path), load, expected_bytes=path.stat().st_size)
+    def foreground_finder(self, path: Path) -> ForegroundFinder:
+        """The network in `path` that tells foreground from background; raises `UnsupportedModel`."""
+        return self._network(
+            ForegroundFinder,
+            path,
+            lambda: load_foreground_finder(path, self.device, conversions=self._folder.conversions),
+        )
 
     def release_memory(self) -> None:
         """Gives up what is not needed at once, after memory ran out."""
@@ -220,6 +231,16 @@ class Workshop:
         if not isinstance(model, kind):
             raise TypeError(f"{key} is held as {type(model).__name__}")
         return model
+
+    def _network(self, kind: type[Network], path: Path, load: Callable[[], Network]) -> Network:
+        """A network of its own beside the checkpoints, loaded if need be, and kept like them."""
+
+        def resident() -> Resident[Held]:
+            network = load()
+            return Resident(name=path.stem, parts={"network": FixedPart(network.weight_bytes)}, model=network)
+
+        with self.residents.turn(beside_last=True):
+            return self._get(kind, _identity(path), resident, expected_bytes=_weight_bytes(path))
 
     def _checkpoint(self, request: DiffusionRequest) -> tuple[Path, Prepared]:
         """The request's checkpoint, and where it lies."""

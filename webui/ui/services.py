@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from webui.core.infotext import KnownModels
-from webui.core.ports import EngineStatus, ModelCatalogue, ModelOffer
+from webui.core.ports import EngineStatus, Masker, ModelCatalogue, ModelOffer
 from webui.core.prompt.counting import TokenCount
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Services:
     jobs: Jobs
     catalogue: ModelCatalogue
     known_models: Callable[[], KnownModels]
+    masker: Masker
     files: ImageFiles
     settings: SettingsStore
     extensions: ExtensionHost

@@ -19,7 +19,7 @@ from webui.engine.pixels import encode, read_image, to_pixels
 from webui.engine.unet_input import beside_latents
 
 
-def _as_it_is(image: Image.Image) -> Image.Image:
+def _as_it_is(image: Image.Image, latents: Tensor) -> Image.Image:
     return image
 
 
@@ -29,14 +29,14 @@ class Canvas:
 
     `latents` (1, 4, h, w) is the encoded picture, None for txt2img; `mask` (1, 1, h, w) is 1 where it is remade, None
     for everywhere. `beside` (1, channels, h, w) is what the checkpoint's UNet takes with the latents, None for nothing.
-    `finish` takes each decoded picture to the finished.
+    `finish` takes each decoded picture, and the latents (4, h, w) that it was decoded from, to the finished.
     """
 
     latents: Tensor | None = None
     mask: Tensor | None = None
     beside: Tensor | None = None
     content: MaskedContent = MaskedContent.ORIGINAL
-    finish: Callable[[Image.Image], Image.Image] = _as_it_is
+    finish: Callable[[Image.Image, Tensor], Image.Image] = _as_it_is
 
     def under_noise(self, noise: Tensor, sigma: float) -> Tensor:
         """The latents to denoise: the picture, with what the mask covers replaced as asked, under noise of `sigma`.
@@ -91,5 +91,5 @@ def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torc
         mask=inpaint.latent_mask(prepared.mask).to(device),
         beside=_on(device, beside),
         content=request.masked_content,
-        finish=prepared.paste,
+        finish=lambda made, latents: prepared.paste(made),
     )

@@ -69,7 +69,7 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
         for index, picture in enumerate(pictures):
             yield ImageReady(
                 index=first + index,
-                image=canvas.finish(picture),
+                image=canvas.finish(picture, latents[index]),
                 seed=singles[index].seed,
                 infotext=_infotext(singles[index], bench),
             )

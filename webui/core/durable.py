@@ -117,14 +117,15 @@ def sync_folder(folder: Path) -> None:
 def sweep(folder: Path) -> int:
     """Removes temporary files below `folder` that no living process writes; returns how many. Raises OSError."""
     return sum(
-        _remove_unlocked(Path(place) / name)
+        remove_leftover(Path(place) / name)
         for place, _, names in os.walk(folder)
         for name in names
         if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
     )
 
 
-def _remove_unlocked(path: Path) -> bool:
+def remove_leftover(path: Path) -> bool:
+    """Removes the temporary file `path` if it is there and no living process writes it; says so. Raises OSError."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:  # published or removed by its writer since the folder was listed

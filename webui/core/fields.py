@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from webui.core.requests import DiffusionRequest
+from webui.core.requests import Request
 
-Diffusion = TypeVar("Diffusion", bound=DiffusionRequest)
+AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
-def get_field(request: DiffusionRequest, name: str) -> Any:
+def get_field(request: Request, name: str) -> Any:
     """The value under a dotted name; raises AttributeError for one that the request does not have."""
     value: Any = request
     for part in name.split("."):
@@ -19,7 +19,7 @@ def get_field(request: DiffusionRequest, name: str) -> Any:
     return value
 
 
-def whole_fields(request: DiffusionRequest, changes: Mapping[str, Any]) -> dict[str, Any]:
+def whole_fields(request: Request, changes: Mapping[str, Any]) -> dict[str, Any]:
     """`changes` by the request's own names: what lies in a group becomes the request's group with those changed."""
     whole = {name: value for name, value in changes.items() if "." not in name}
     for group in {name.partition(".")[0] for name in changes if "." in name}:
@@ -28,6 +28,6 @@ def whole_fields(request: DiffusionRequest, changes: Mapping[str, Any]) -> dict[
     return whole
 
 
-def replaced(request: Diffusion, changes: Mapping[str, Any]) -> Diffusion:
+def replaced(request: AnyRequest, changes: Mapping[str, Any]) -> AnyRequest:
     """`request` with the fields of dotted names in `changes` replaced."""
     return dataclasses.replace(request, **whole_fields(request, changes))

@@ -69,6 +69,28 @@ images = Table(
     UniqueConstraint("job_id", "place"),
 )
 
+# A folder worked through one job a picture; `pictures` counts those that had to be made.
+folder_batches = Table(
+    "folder_batches",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("pictures", Integer, nullable=False),
+    Column("skipped", Integer, nullable=False),  # were there already
+    Column("outputs", Text, nullable=False),
+)
+
+# The files of such a job: its request's pictures are read from them when it runs.
+folder_jobs = Table(
+    "folder_jobs",
+    metadata,
+    Column("job_id", String(32), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("batch_id", String(32), ForeignKey("folder_batches.id", ondelete="CASCADE"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("mask", Text),
+    Column("target", Text, nullable=False),
+    Index(None, "batch_id"),
+)
+
 # What hashing a file gave, for as long as the file has this size and time; see `webui.database.hashes`.
 model_hashes = Table(
     "model_hashes",

@@ -6,11 +6,11 @@ of a number is also its reservation. Which job a picture belongs to is the busin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -60,6 +60,23 @@ class ImageFiles:
             durable.make_folder(folder)
             return _write_new(folder, pattern, seed, data)
 
+    def save_at(self, image: Image.Image, path: Path, *, infotext: str) -> bool:
+        """Writes `image` as PNG to `path`, in any folder, as safely as `save`; raises `DiskFull` as it does.
+
+        Returns False where there is a file already, and leaves it: nothing is overwritten.
+        """
+        data = png_bytes(image, infotext)
+        with self._told_as_disk_full(path.parent):
+            durable.make_folder(path.parent)
+            temporary = durable.temporary_path(path.parent, path.name)
+            durable.remove_leftover(temporary)  # of a crash; `sweep` does not come to folders of others
+            with durable.new_temporary(temporary) as descriptor:
+                durable.fill(descriptor, data)
+                with contextlib.suppress(FileExistsError):
+                    durable.publish(temporary, path)
+                    return True
+        return False
+
     def check_writable(self) -> None:
         """Makes sure that pictures can be saved, by writing a small file; raises `DiskFull` saying why not."""
         with self._told_as_disk_full(self.outputs):
@@ -82,7 +99,7 @@ class ImageFiles:
         return removed
 
     @staticmethod
-    @contextmanager
+    @contextlib.contextmanager
     def _told_as_disk_full(folder: Path) -> Iterator[None]:
         try:
             yield

@@ -2,8 +2,9 @@
 
 A picture is stored in three steps: its row is reserved, its file is written, the row gets the file's path. Killed
 between the second and the third, a server leaves a whole file that no row lists. Such a file is adopted: it is the one
-in the task's folder that no row lists, was written after the reservation, and carries the reserved infotext. Where
-there is none, the reservation is dropped and the picture is made again. Each picture is listed exactly once.
+in the task's folder, or where a folder's result goes, that no row lists, was written after the reservation, and carries
+the reserved infotext. Where there is none, the reservation is dropped and the picture is made again. Each picture is
+listed exactly once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from webui.core.durable import TEMPORARY_SUFFIX
 from webui.core.errors import UnreadableImage
 from webui.gallery.pictures import read_infotext
+from webui.jobs.folders import target_at
 from webui.jobs.store import JobStore, Reservation
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,11 @@ def recover(store: JobStore, outputs: Path) -> None:
 
 def _written_file(reservation: Reservation, store: JobStore, outputs: Path) -> Path | None:
     since = reservation.created_at - _CLOCK_SLACK_S
-    for path in sorted((outputs / reservation.task).rglob("*.*")):
+    if reservation.target is None:
+        candidates = sorted((outputs / reservation.task).rglob("*.*"))
+    else:
+        candidates = [target_at(Path(reservation.target), reservation.place)]
+    for path in candidates:
         if path.suffix == TEMPORARY_SUFFIX or not path.is_file() or path.stat().st_mtime < since:
             continue
         try:

@@ -21,10 +21,11 @@ from webui.core.events import Event, ImageReady, Notice, Started, Step
 from webui.core.ports import Control, Engine, JobHooks
 from webui.core.requests import Request, Upscale, task_name
 from webui.core.validation import validate
-from webui.gallery.files import ImageFiles
+from webui.gallery import ImageFiles, open_picture, png_bytes, read_infotext
+from webui.jobs.folders import is_made, target_at, with_pictures
 from webui.jobs.progress import Eta, LiveProgress, Previews
 from webui.jobs.store import JobStore, Work
-from webui.jobs.views import JobState, Progress
+from webui.jobs.views import FolderFile, JobState, Progress
 from webui.settings.schema import Settings
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class JobRun:
         self._eta = Eta()
         self._stored: set[int] = set()
         self._total_images = 0
+        self._file: FolderFile | None = None
 
     def run(self) -> None:
         """Runs the job and stores how it ended. Raises nothing that a job can cause."""
@@ -87,8 +89,11 @@ class JobRun:
             work = self._patiently(lambda: self._tools.store.work(self._id))
             request = work.request
             self._begin(work)
-            request = self._prepared(request)
-            state = self._consume(request)
+            if self._file is not None and is_made(self._file, request):
+                state = JobState.FINISHED  # by another job, or by the last server just before its end
+            else:
+                request = self._prepared(self._with_files(request))
+                state = self._consume(request)
         except AtelierError as failure:
             logger.warning("Job %s failed: %s", self._id, failure)
             state, error = JobState.FAILED, str(failure)
@@ -103,6 +108,7 @@ class JobRun:
 
     def _begin(self, work: Work) -> None:
         self._stored.update(work.stored)
+        self._file = work.file
         self._total_images = work.request.total_images
         self._tools.live.begin(self._id, Progress(image=len(self._stored), total_images=self._total_images))
 
@@ -111,6 +117,17 @@ class JobRun:
         if request != stored:
             validate(request)
         return request
+
+    def _with_files(self, request: Request) -> Request:
+        """`request` with the pictures of its folder's files, if it is of a folder; raises `UnreadableImage`."""
+        if self._file is None:
+            return request
+        most = self._tools.settings().max_image_pixels
+        source, mask = self._file.source, self._file.mask
+        pictures = [png_bytes(open_picture(source, most), read_infotext(source, most) or "")]
+        if mask is not None:
+            pictures.append(png_bytes(open_picture(mask, most).convert("L")))
+        return with_pictures(request, pictures)
 
     def _consume(self, request: Request) -> JobState:
         start = first_batch(request, frozenset(self._stored))
@@ -164,7 +181,13 @@ class JobRun:
         reservation = self._patiently(
             lambda: store.reserve_image(self._id, index=event.index, seed=event.seed, infotext=infotext)
         )
-        path = files.save(image, task=task_name(request), seed=event.seed, infotext=infotext)
+        if self._file is None:
+            path = files.save(image, task=task_name(request), seed=event.seed, infotext=infotext)
+        else:
+            path = target_at(self._file.target, event.index)
+            if not files.save_at(image, path, infotext=infotext):
+                self._patiently(lambda: store.add_notice(self._id, f"{path} is there already and was left as it is."))
+                return
         self._patiently(lambda: store.list_image(reservation, path))
         self._stored.add(event.index)
         self._tools.live.image_stored(self._id, len(self._stored))

@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING
 import sqlalchemy
 from sqlalchemy.exc import OperationalError
 
-from webui.core.catalogue import VAE_AUTOMATIC, VAE_OWN
-from webui.core.errors import ResourceError, UpscalerNotFound, VaeNotFound
+from webui.core.catalogue import LATENT_UPSCALERS, VAE_AUTOMATIC, VAE_OWN
+from webui.core.errors import ResourceError, UnreadableImage, UpscalerNotFound, VaeNotFound
+from webui.core.infotext import KnownModels
 from webui.core.ports import Engine, JobHooks, ModelCatalogue
-from webui.core.requests import Request, Upscale
+from webui.core.requests import Img2Img, Inpaint, Request, Txt2Img, Upscale
 from webui.core.validation import validate, with_seed
-from webui.gallery.files import ImageFiles
+from webui.gallery import ImageFiles, read_infotext
+from webui.jobs import folders
 from webui.jobs.ownership import Ownership
 from webui.jobs.progress import LiveProgress, Previews
 from webui.jobs.recovery import recover
 from webui.jobs.runner import Tools
 from webui.jobs.store import JobStore
-from webui.jobs.views import JobView
+from webui.jobs.views import BatchView, FolderFile, JobView
 from webui.jobs.worker import Worker
 
 if TYPE_CHECKING:
@@ -115,6 +117,64 @@ class Jobs:
         self._worker.wake()
         return job_id
 
+    def submit_folder(
+        self, request: Request, batch: folders.FolderBatch, *, models: KnownModels, session: str = ""
+    ) -> str:
+        """Queues `request`, whose own pictures are empty, for each picture of a folder; returns the batch's id.
+
+        What is made already is skipped; parameters that `batch.own` names come from each picture. Raises as `submit`
+        does, and `InvalidRequest` about the folders.
+        """
+        needs_mask = isinstance(request, Inpaint) and not request.outpaint.grows
+        files = folders.listed(batch, masked=needs_mask or batch.masks is not None)
+        waiting = [file for file in files if not folders.is_made(file, request)]
+        pieces = [self._piece(request, file, batch.own, models) for file in waiting]
+        with _told_as_locked():
+            batch_id = self._store.add_folder(
+                pieces, skipped=len(files) - len(waiting), outputs=batch.outputs, session=session
+            )
+        self._live.rows_changed()
+        self._worker.wake()
+        return batch_id
+
+    def _piece(
+        self, request: Request, file: FolderFile, own: Sequence[str], models: KnownModels
+    ) -> tuple[FolderFile, Request, Sequence[str]]:
+        notices: Sequence[str] = ()
+        if own:
+            try:
+                infotext = read_infotext(file.source, self._settings().max_image_pixels) or ""
+            except UnreadableImage:
+                infotext = ""  # the job will say so, where it is counted and shown
+            request, notices = folders.with_own_parameters(request, infotext, own, models)
+        # The pictures are read when the job runs; until then something stands in for them.
+        validate(folders.with_pictures(request, (b"picture", b"mask")))
+        return file, with_seed(self._with_model(request)), notices
+
+    def batch(self, batch_id: str) -> BatchView | None:
+        """How far a folder is; None for an unknown id."""
+        return self._store.batch(batch_id)
+
+    def watch_batch(self, batch_id: str, *, heartbeat_s: float = 5.0) -> Iterator[BatchView]:
+        """How far a folder is, now and after each change, until nothing of it will run any more.
+
+        The same view comes again every `heartbeat_s` seconds in which nothing changed. Ends also when the server stops.
+        """
+        with self._live.subscribed("") as changes:
+            closed = False
+            while (view := self.batch(batch_id)) is not None:
+                yield view
+                if view.is_final or closed:
+                    return
+                closed = changes.wait(interval_s=0, heartbeat_s=heartbeat_s).closed
+
+    def cancel_batch(self, batch_id: str) -> None:
+        """Cancels what has not ended of a folder; finished pictures stay. Raises `ResourceError`."""
+        with _told_as_locked():
+            for job_id in self._store.cancel_queued_of(batch_id):
+                self._worker.cancel(job_id)
+        self._live.rows_changed()
+
     def view(self, job_id: str) -> JobView | None:
         """The job as it is now, its request complete; None for an unknown id."""
         view = self._store.view(job_id)
@@ -166,18 +226,27 @@ class Jobs:
         self._worker.skip(job_id)
 
     def _with_model(self, request: Request) -> Request:
+        self._check_upscalers(request)
         if isinstance(request, Upscale):
-            known = self._catalogue.upscalers()
-            if request.upscaler not in known:
-                raise UpscalerNotFound(
-                    f"The upscaler {request.upscaler!r} is not there; choose one of {', '.join(known)}."
-                )
             return request
         if request.vae not in (VAE_AUTOMATIC, VAE_OWN) and request.vae not in (vaes := self._catalogue.vaes()):
             known = ", ".join((VAE_AUTOMATIC, VAE_OWN, *vaes))
             raise VaeNotFound(f"The VAE {request.vae!r} is not there; choose one of {known}.")
         chosen = self._catalogue.checkpoint(request.checkpoint or self._settings().checkpoint)
         return dataclasses.replace(request, checkpoint=chosen.name)
+
+    def _check_upscalers(self, request: Request) -> None:
+        known = tuple(self._catalogue.upscalers())
+        wanted: list[str] = []
+        if isinstance(request, Upscale):
+            wanted = [request.upscaler, request.upscaler_2 or request.upscaler]
+        elif isinstance(request, Img2Img) and request.sd_upscale.upscaler:
+            wanted = [request.sd_upscale.upscaler]
+        elif isinstance(request, Txt2Img) and request.hires.enabled and request.hires.upscaler not in LATENT_UPSCALERS:
+            wanted = [request.hires.upscaler]
+        for name in wanted:
+            if name not in known:
+                raise UpscalerNotFound(f"The upscaler {name!r} is not there; choose one of {', '.join(known)}.")
 
     def _with_progress(self, view: JobView) -> JobView:
         return dataclasses.replace(view, progress=None if view.state.is_final else self._live.get(view.id))

@@ -12,20 +12,25 @@ import json
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Row, Select, and_, case, delete, func, insert, or_, select, update
 
 from webui.core.codec import request_from_json, request_to_json
+from webui.core.fields import whole_fields
 from webui.core.requests import Request, task_name
 from webui.database.opening import reading, writing
-from webui.database.tables import images, jobs, request_pictures
-from webui.jobs.views import ImageView, JobState, JobView
+from webui.database.tables import folder_batches, folder_jobs, images, jobs, request_pictures
+from webui.jobs.views import BatchView, FolderFile, ImageView, JobState, JobView
 
 _UNFINISHED = (JobState.QUEUED.value, JobState.RUNNING.value)
+_MOST_FAILURES_TOLD = 5
+
+# Jobs of a folder give way to all others, or whoever asks for one picture would wait for hundreds.
+_OF_FOLDER = jobs.c.id.in_(select(folder_jobs.c.job_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +39,22 @@ class Work:
 
     request: Request
     stored: frozenset[int]
+    file: FolderFile | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """A picture whose file was being written, or about to be, when the server died."""
+    """A picture whose file was being written, or about to be, when the server died.
+
+    `target` is where a folder's result goes, for the job's first picture (`place` 0).
+    """
 
     id: int
     task: str
+    place: int
     infotext: str
     created_at: float
+    target: str | None
 
 
 class JobStore:
@@ -58,32 +69,38 @@ class JobStore:
 
     def add(self, request: Request, session: str) -> str:
         """Stores a queued job and returns its new id."""
-        job_id = uuid.uuid4().hex
-        pictures = {name: value for name, value in _fields(request).items() if isinstance(value, bytes)}
-        light = dataclasses.replace(request, **dict.fromkeys(pictures, b""))
         with writing(self._database) as connection:
-            connection.execute(
-                insert(jobs).values(
-                    id=job_id,
-                    task=task_name(request),
-                    session=session,
-                    state=JobState.QUEUED.value,
-                    request=json.dumps(request_to_json(light)),
-                    created_at=time.time(),
-                    crashes=0,
-                )
+            return _add(connection, request, session, ())
+
+    def add_folder(
+        self, pieces: Sequence[tuple[FolderFile, Request, Sequence[str]]], *, skipped: int, outputs: Path, session: str
+    ) -> str:
+        """Stores a queued job for each file of a folder, all or none, and returns the new batch's id.
+
+        Each comes with its request and with sentences that become the job's notices.
+        """
+        batch_id = uuid.uuid4().hex
+        with writing(self._database) as connection:
+            batch = insert(folder_batches).values(
+                id=batch_id, pictures=len(pieces), skipped=skipped, outputs=str(outputs)
             )
-            for field, data in pictures.items():
-                connection.execute(insert(request_pictures).values(job_id=job_id, field=field, data=data))
-        return job_id
+            connection.execute(batch)
+            for file, request, notices in pieces:
+                job_id = _add(connection, request, session, notices)
+                paths = {"source": str(file.source), "target": str(file.target)}
+                mask = None if file.mask is None else str(file.mask)
+                connection.execute(insert(folder_jobs).values(job_id=job_id, batch_id=batch_id, mask=mask, **paths))
+        return batch_id
 
     def claim_next(self) -> str | None:
         """Makes the first queued job the running one and returns its id; None when none is queued.
 
-        Jobs are taken in the order of submission. One that runs again after a crash is therefore at the front.
+        Jobs are taken in the order of submission, those of folders after all others. One that runs again after a crash
+        is therefore at the front of its kind.
         """
         with writing(self._database) as connection:
-            first = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value).order_by(jobs.c.number).limit(1)
+            queued = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value)
+            first = queued.order_by(_OF_FOLDER, jobs.c.number).limit(1)
             job_id = connection.execute(first.with_for_update(skip_locked=True)).scalar()
             if job_id is not None:
                 connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=JobState.RUNNING.value))
@@ -92,11 +109,12 @@ class JobStore:
     def work(self, job_id: str) -> Work:
         """What there is to do for a claimed job; raises `InvalidRequest` when this version cannot read the request."""
         with reading(self._database) as connection:
-            row = connection.execute(select(jobs.c.request).where(jobs.c.id == job_id)).one()
+            row = connection.execute(_whole_jobs().where(jobs.c.id == job_id)).one()
             listed = select(images.c.place).where(images.c.job_id == job_id, images.c.path.is_not(None))
             return Work(
                 request=_with_pictures(connection, job_id, row.request),
                 stored=frozenset(connection.execute(listed).scalars()),
+                file=_file(row),
             )
 
     def reserve_image(self, job_id: str, *, index: int, seed: int, infotext: str) -> int:
@@ -149,13 +167,25 @@ class JobStore:
             cancelled = update(jobs).where(queued).values(state=JobState.CANCELLED.value, finished_at=time.time())
             return connection.execute(cancelled).rowcount == 1
 
+    def cancel_queued_of(self, batch_id: str) -> Sequence[str]:
+        """Cancels what is queued of a folder; returns the ids of what runs of it."""
+        of_batch = jobs.c.id.in_(select(folder_jobs.c.job_id).where(folder_jobs.c.batch_id == batch_id))
+        with writing(self._database) as connection:
+            queued = update(jobs).where(of_batch, jobs.c.state == JobState.QUEUED.value)
+            connection.execute(queued.values(state=JobState.CANCELLED.value, finished_at=time.time()))
+            running = select(jobs.c.id).where(of_batch, jobs.c.state == JobState.RUNNING.value)
+            return connection.execute(running).scalars().all()
+
     # --- after a crash
 
     def reservations(self) -> Sequence[Reservation]:
         """All reservations that a dead server has left."""
         query = (
-            select(images.c.id, jobs.c.task, images.c.infotext, images.c.created_at)
+            select(
+                images.c.id, jobs.c.task, images.c.place, images.c.infotext, images.c.created_at, folder_jobs.c.target
+            )
             .join(jobs, jobs.c.id == images.c.job_id)
+            .outerjoin(folder_jobs, folder_jobs.c.job_id == jobs.c.id)
             .where(images.c.path.is_(None))
             .order_by(images.c.id)
         )
@@ -192,7 +222,7 @@ class JobStore:
     def view(self, job_id: str) -> JobView | None:
         """The job with the pictures of its request; None for an unknown id."""
         with reading(self._database) as connection:
-            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
+            row = connection.execute(_whole_jobs().where(jobs.c.id == job_id)).first()
             if row is None:
                 return None
             (view,) = self._views(connection, [row], [self._position(connection, row)])
@@ -201,28 +231,57 @@ class JobStore:
     def light_view(self, job_id: str) -> JobView | None:
         """As `view`, without the pictures of the request."""
         with reading(self._database) as connection:
-            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
+            row = connection.execute(_whole_jobs().where(jobs.c.id == job_id)).first()
             return None if row is None else self._views(connection, [row], [self._position(connection, row)])[0]
 
     def unfinished(self) -> Sequence[JobView]:
         """Running jobs, then queued ones in the order in which they will run; without the pictures of the requests."""
         running_first = case((jobs.c.state == JobState.RUNNING.value, 0), else_=1)
-        query = select(jobs).where(jobs.c.state.in_(_UNFINISHED)).order_by(running_first, jobs.c.number)
+        query = _whole_jobs().where(jobs.c.state.in_(_UNFINISHED))
+        query = query.order_by(running_first, _OF_FOLDER, jobs.c.number)
         with reading(self._database) as connection:
             rows = connection.execute(query).all()
             return self._views(connection, rows, range(len(rows)))
 
     def newest(self, limit: int) -> Sequence[JobView]:
         """The last `limit` jobs that have ended, the newest first; without the pictures of the requests."""
-        query = select(jobs).where(jobs.c.state.not_in(_UNFINISHED)).order_by(jobs.c.finished_at.desc()).limit(limit)
+        query = _whole_jobs().where(jobs.c.state.not_in(_UNFINISHED))
+        query = query.order_by(jobs.c.finished_at.desc()).limit(limit)
         with reading(self._database) as connection:
             rows = connection.execute(query).all()
             return self._views(connection, rows, [0] * len(rows))
 
+    def batch(self, batch_id: str) -> BatchView | None:
+        """How far a folder is; None for an unknown id."""
+        of_batch = select(jobs.c.state, jobs.c.error, folder_jobs.c.source).join(folder_jobs)
+        of_batch = of_batch.where(folder_jobs.c.batch_id == batch_id)
+        counted = select(jobs.c.state, func.count()).join(folder_jobs).where(folder_jobs.c.batch_id == batch_id)
+        with reading(self._database) as connection:
+            batch = connection.execute(select(folder_batches).where(folder_batches.c.id == batch_id)).first()
+            if batch is None:
+                return None
+            counts = {row[0]: row[1] for row in connection.execute(counted.group_by(jobs.c.state))}
+            running = connection.execute(of_batch.where(jobs.c.state == JobState.RUNNING.value)).first()
+            failed = of_batch.where(jobs.c.state == JobState.FAILED.value).order_by(jobs.c.number)
+            failures = connection.execute(failed.limit(_MOST_FAILURES_TOLD)).all()
+        return BatchView(
+            id=batch_id,
+            outputs=Path(batch.outputs),
+            total=batch.pictures + batch.skipped,
+            skipped=batch.skipped,
+            finished=counts.get(JobState.FINISHED.value, 0),
+            failed=counts.get(JobState.FAILED.value, 0),
+            cancelled=counts.get(JobState.CANCELLED.value, 0),
+            running="" if running is None else Path(running.source).name,
+            failures=tuple((Path(row.source).name, row.error or "") for row in failures),
+        )
+
     def _position(self, connection: Connection, row: Row[Any]) -> int:
         if row.state != JobState.QUEUED.value:
             return 0
-        queued_before = and_(jobs.c.state == JobState.QUEUED.value, jobs.c.number < row.number)
+        earlier = jobs.c.number < row.number
+        before = and_(~_OF_FOLDER, earlier) if row.source is None else or_(~_OF_FOLDER, earlier)
+        queued_before = and_(jobs.c.state == JobState.QUEUED.value, before)
         ahead = select(func.count()).where(or_(jobs.c.state == JobState.RUNNING.value, queued_before))
         return connection.execute(ahead).scalar_one()
 
@@ -247,6 +306,7 @@ class JobStore:
                 error=row.error,
                 session=row.session,
                 notices=tuple(json.loads(row.notices)),
+                file=_file(row),
             )
             for row, position in zip(rows, positions, strict=True)
         ]
@@ -260,11 +320,56 @@ def _reservations_of(job_id: str) -> Any:
     return and_(images.c.job_id == job_id, images.c.path.is_(None))
 
 
-def _fields(request: Request) -> dict[str, Any]:
-    return {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+def _whole_jobs() -> Select[Any]:
+    """Jobs, and the files of those of folders."""
+    files = (folder_jobs.c.source, folder_jobs.c.mask, folder_jobs.c.target)
+    return select(jobs, *files).outerjoin(folder_jobs, folder_jobs.c.job_id == jobs.c.id)
+
+
+def _file(row: Row[Any]) -> FolderFile | None:
+    if row.source is None:
+        return None
+    mask = None if row.mask is None else Path(row.mask)
+    return FolderFile(source=Path(row.source), target=Path(row.target), mask=mask)
+
+
+def _add(connection: Connection, request: Request, session: str, notices: Sequence[str]) -> str:
+    job_id = uuid.uuid4().hex
+    pictures = _pictures(request)
+    connection.execute(
+        insert(jobs).values(
+            id=job_id,
+            task=task_name(request),
+            session=session,
+            state=JobState.QUEUED.value,
+            request=json.dumps(request_to_json(_replaced(request, dict.fromkeys(pictures, b"")))),
+            created_at=time.time(),
+            crashes=0,
+            notices=json.dumps(list(notices)),
+        )
+    )
+    for field, data in pictures.items():
+        connection.execute(insert(request_pictures).values(job_id=job_id, field=field, data=data))
+    return job_id
+
+
+def _pictures(part: Any) -> dict[str, bytes]:
+    """The pictures that a request, or a group of its fields, carries, by dotted names."""
+    found: dict[str, bytes] = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, bytes) and value:
+            found[field.name] = value
+        elif dataclasses.is_dataclass(value):
+            found |= {f"{field.name}.{name}": data for name, data in _pictures(value).items()}
+    return found
+
+
+def _replaced(request: Request, changes: Mapping[str, Any]) -> Request:
+    return dataclasses.replace(request, **whole_fields(request, changes))
 
 
 def _with_pictures(connection: Connection, job_id: str, request_json: str) -> Request:
     query = select(request_pictures.c.field, request_pictures.c.data).where(request_pictures.c.job_id == job_id)
     pictures = {row.field: row.data for row in connection.execute(query)}
-    return dataclasses.replace(request_from_json(json.loads(request_json)), **pictures)
+    return _replaced(request_from_json(json.loads(request_json)), pictures)

@@ -54,13 +54,46 @@ class ImageView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FolderFile:
+    """One picture of a folder: what is read, the mask that goes with it, and where the result is written."""
+
+    source: Path
+    target: Path
+    mask: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchView:
+    """A folder at one moment: `skipped` of its `total` pictures were there already when it was asked for.
+
+    `failures` are the first few, as the file's name and a sentence; `running` is the file in hand, "" for none.
+    """
+
+    id: str
+    outputs: Path
+    total: int
+    skipped: int
+    finished: int
+    failed: int
+    cancelled: int
+    running: str
+    failures: tuple[tuple[str, str], ...]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing of it will run any more."""
+        return self.skipped + self.finished + self.failed + self.cancelled == self.total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobView:
     """A job at one moment.
 
     `position` is the number of jobs that will be done before this one: 0 for the running job and for finished ones.
     `progress` is None unless the job is running here. `error` is a sentence when the state is failed;
     `notices` are sentences about what went otherwise than asked. `created_at` is
-    in seconds since 1970. Listings leave the pictures inside `request` empty (see `Jobs.queue`).
+    in seconds since 1970. Listings leave the pictures inside `request` empty (see `Jobs.queue`). A job of a folder has
+    its `file`, and keeps its pictures there instead of in `request`.
     """
 
     id: str
@@ -74,3 +107,4 @@ class JobView:
     error: str | None
     session: str
     notices: tuple[str, ...] = ()
+    file: FolderFile | None = None

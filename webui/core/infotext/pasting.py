@@ -16,7 +16,7 @@ from webui.core.infotext.mapping import ALWAYS, SIZE, SWITCHES, Pair, pairs_of
 from webui.core.requests import Img2Img, Inpaint, Txt2Img
 from webui.core.validation import validate
 
-Request = TypeVar("Request", Txt2Img, Img2Img, Inpaint)
+Request = TypeVar("Request", bound=Txt2Img | Img2Img | Inpaint)
 
 # A1111 writes a refiner as "name [hash]".
 _NAME_AND_HASH = re.compile(r"(.*?)(?: \[([0-9a-fA-F]{4,64})\])?", re.DOTALL)

@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from webui.extensions.access import may_manage, require_local
+from webui.extensions.access import require_local
 from webui.extensions.views import ExtensionView
 from webui.ui.services import Services
 from webui.ui.toasts import guarded, inform
+from webui.ui.visitors import client_host, is_at_this_machine
 
 _ELSEWHERE = "Extensions can only be managed from the machine that Atelier runs on."
 
@@ -83,14 +84,9 @@ def build_extensions(page: gr.Blocks, services: Services) -> None:
             remove.click(guarded(do_remove), outputs=[revision])
 
     def greet(request: gr.Request) -> list[Any]:
-        if may_manage(client_host(request), dict(request.headers)):
+        if is_at_this_machine(request):
             return ["", gr.skip(), gr.skip()]
         note = f"<p class='note'>{_ELSEWHERE}</p>"
         return [note, gr.Textbox(interactive=False), gr.Button(interactive=False)]
 
     page.load(guarded(greet), outputs=[notice, source, install], show_progress="hidden", queue=False)
-
-
-def client_host(request: gr.Request) -> str | None:
-    """The address that a request came from; None where the server does not know it."""
-    return request.client.host if request.client is not None else None

@@ -11,8 +11,8 @@ from webui.extensions.access import require_local
 from webui.extensions.hookspecs import ExtensionSetting
 from webui.ui.kinds import number
 from webui.ui.services import Services
-from webui.ui.tabs.extensions import client_host
 from webui.ui.toasts import guarded, inform
+from webui.ui.visitors import client_host
 
 _ATTENTION = (
     ("Automatic: the fastest that works here", "auto"),

@@ -13,18 +13,17 @@ from PIL import Image
 from webui.core.errors import NotAllowed
 from webui.core.ports import ModelOffer, OfferStatus
 from webui.core.requests import Request, Upscale
-from webui.extensions.access import may_manage
 from webui.jobs.views import JobView
 from webui.ui import memory, pictures
 from webui.ui.components.form import Form
 from webui.ui.components.job_panel import add_result_panel, add_run_buttons, restore_picture, wire_job_panel
+from webui.ui.components.picture_input import picture_input
 from webui.ui.components.studio import Header, Studio
 from webui.ui.kinds import number, text, whole
 from webui.ui.reading import FormValues
 from webui.ui.services import Services
-from webui.ui.tabs.extensions import client_host
-from webui.ui.tabs.img2img import picture_input
 from webui.ui.toasts import guarded
+from webui.ui.visitors import is_at_this_machine
 
 _DEFAULTS = Upscale(image=b"")
 _FIRST_CHOICE = "realesr-animevideov3-x4"  # of what is shipped, the one that a machine without a GPU runs in seconds
@@ -146,9 +145,6 @@ def wire_offer(page: gr.Blocks, services: Services, form: Form, get: gr.Button, 
     """Only who may install extensions is shown the offer: it writes among the models of this machine."""
     offer = services.upscaler_offer
 
-    def allowed(request: gr.Request) -> bool:
-        return may_manage(client_host(request), dict(request.headers))
-
     def rows(*, asked: bool) -> Iterator[list[Any]]:
         for status in offer.watch():
             asked = asked or status.phase == "fetching"
@@ -161,11 +157,11 @@ def wire_offer(page: gr.Blocks, services: Services, form: Form, get: gr.Button, 
             yield [button, gr.HTML(said, visible=bool(said)), menu]
 
     def look(request: gr.Request) -> Iterator[list[Any]]:
-        if allowed(request):
+        if is_at_this_machine(request):
             yield from rows(asked=False)
 
     def fetch(request: gr.Request) -> Iterator[list[Any]]:
-        if not allowed(request):
+        if not is_at_this_machine(request):
             raise NotAllowed(f"{offer.title} can only be fetched from the machine that Atelier runs on.")
         offer.fetch()
         yield from rows(asked=True)

@@ -10,15 +10,16 @@ import pytest
 from PIL import Image
 
 from webui.core.errors import InvalidRequest
+from webui.core.geometry import Size
 from webui.core.infotext import KnownModels
 from webui.core.requests import Txt2Img
-from webui.gallery import png_bytes
 from webui.jobs.views import JobState, JobView
+from webui.ui.components.canvas import canvas_value
 from webui.ui.components.form import Form
 from webui.ui.components.job_panel import Watchers, follow
 from webui.ui.components.studio import pasted_values
 from webui.ui.memory import job_ids, restorable
-from webui.ui.pictures import editor_pictures, mask_layer, uploaded_path
+from webui.ui.pictures import drawn_pictures, uploaded_path
 from webui.ui.toasts import guarded
 
 
@@ -95,39 +96,89 @@ def test_pasting_sets_the_checkpoint_the_section_more_and_what_only_the_tab_has(
     assert "VAE 'gone.pt'" in told[0]
 
 
-def test_a_mask_is_what_was_drawn():
-    layer = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
-    layer.paste((255, 255, 255, 160), (2, 2, 5, 5))
-    picture, mask = editor_pictures({"background": Image.new("RGBA", (8, 8), "red"), "layers": [layer]})
-    with Image.open(io.BytesIO(mask)) as drawn, Image.open(io.BytesIO(picture)) as opened:
-        assert (drawn.mode, drawn.getbbox(), drawn.getextrema()) == ("L", (2, 2, 5, 5), (0, 255))
-        assert (opened.mode, opened.size) == ("RGB", (8, 8))
+@pytest.fixture
+def upload(tmp_path, monkeypatch):
+    """upload(image) lays an image among the uploads and returns what a canvas says about it."""
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+
+    def lay(image: Image.Image) -> dict[str, str]:
+        path = folder / f"{len(list(folder.iterdir()))}.png"
+        image.save(path)
+        return {"path": str(path)}
+
+    return lay
 
 
-@pytest.mark.parametrize("value", [None, {"background": None, "layers": []}])
-def test_an_editor_without_a_picture_is_told(value):
-    with pytest.raises(InvalidRequest, match="no picture"):
-        editor_pictures(value)
+def opened(png: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(png)) as image:
+        image.load()
+        return image
 
 
-def test_an_editor_without_a_mask_is_told():
-    empty = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    with pytest.raises(InvalidRequest, match="Nothing is masked"):
-        editor_pictures({"background": Image.new("RGB", (8, 8)), "layers": [empty]})
+def layer(colour: tuple[int, int, int, int], box: tuple[int, int, int, int]) -> Image.Image:
+    made = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    made.paste(colour, box)
+    return made
 
 
-def test_a_mask_comes_back_as_the_layer_it_was():
-    mask = Image.new("L", (4, 4), 0)
-    mask.putpixel((1, 2), 255)
-    with Image.open(io.BytesIO(mask_layer(png_bytes(mask), 0.5))) as layer:
-        assert layer.getpixel((1, 2)) == (255, 255, 255, 128)
-        assert layer.getpixel((0, 0))[3] == 0
+def test_a_canvas_gives_the_picture_and_the_mask_with_its_greys(upload):
+    mask = layer((224, 82, 110, 255), (2, 2, 5, 5))
+    mask.putpixel((5, 2), (224, 82, 110, 90))
+    drawn = drawn_pictures("picture", {"picture": upload(Image.new("RGB", (8, 8), "red")), "mask": upload(mask)}, 100)
+    assert (opened(drawn.picture).mode, drawn.size) == ("RGB", Size(8, 8))
+    seen = opened(drawn.mask)
+    assert (seen.mode, seen.getbbox()) == ("L", (2, 2, 6, 5))
+    assert [seen.getpixel(at) for at in ((2, 2), (5, 2), (6, 2))] == [255, 90, 0]
 
 
-def test_uploads_are_paths():
-    assert uploaded_path({"path": "/a/b.png"}).name == "b.png"
+def test_paint_goes_onto_the_picture_and_is_masked(upload):
+    value = {"picture": upload(Image.new("RGB", (8, 8), "red")), "paint": upload(layer((0, 0, 255, 255), (0, 0, 2, 8)))}
+    drawn = drawn_pictures("picture", {**value, "mask": None}, 100)
+    picture = opened(drawn.picture)
+    assert [picture.getpixel((x, 3)) for x in (1, 2)] == [(0, 0, 255), (255, 0, 0)]
+    assert opened(drawn.mask).getbbox() == (0, 0, 2, 8)
+
+
+def test_a_transparent_picture_stays_transparent_where_nothing_is_painted(upload):
+    value = {"picture": upload(Image.new("RGBA", (8, 8), (1, 2, 3, 0)))}
+    drawn = drawn_pictures("picture", {**value, "paint": upload(layer((0, 0, 255, 255), (0, 0, 2, 8)))}, 100)
+    assert [opened(drawn.picture).getpixel((x, 3)) for x in (1, 2)] == [(0, 0, 255, 255), (1, 2, 3, 0)]
+
+
+def test_a_canvas_without_a_mask_says_so_by_an_empty_one(upload):
+    blank = upload(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))
+    assert drawn_pictures("picture", {"picture": upload(Image.new("RGB", (8, 8))), "mask": blank}, 100).mask == b""
+
+
+@pytest.mark.parametrize("value", [None, {"picture": None}, "text"])
+def test_a_canvas_without_a_picture_is_told(value):
+    with pytest.raises(InvalidRequest, match="There is no picture to inpaint"):
+        drawn_pictures("picture to inpaint", value, 100)
+
+
+def test_a_layer_of_another_size_is_told(upload):
+    value = {"picture": upload(Image.new("RGB", (8, 6))), "mask": upload(layer((0, 0, 0, 255), (0, 0, 1, 1)))}
+    with pytest.raises(InvalidRequest, match="8x8 and the picture 8x6"):
+        drawn_pictures("picture", value, 100)
+
+
+def test_only_uploads_are_read(upload, tmp_path):
+    inside = upload(Image.new("RGB", (1, 1)))
+    assert uploaded_path(inside).name == "0.png"
     assert uploaded_path(None) is None
     assert uploaded_path({"url": "http://example.org"}) is None
+    outside = tmp_path / "secret.png"
+    outside.touch()
+    (tmp_path / "uploads" / "link.png").symlink_to(outside)
+    for path in (str(outside), "/etc/passwd", f"{tmp_path}/uploads/../secret.png", f"{tmp_path}/uploads/link.png"):
+        with pytest.raises(InvalidRequest, match="was not uploaded to this server"):
+            uploaded_path({"path": path})
+
+
+def test_the_same_picture_sent_twice_is_two_values():
+    assert canvas_value(picture="a.png")["stamp"] != canvas_value(picture="a.png")["stamp"]
 
 
 class FakeJobs:

@@ -7,20 +7,28 @@ import dataclasses
 import pytest
 
 from webui.core.errors import InvalidRequest
+from webui.core.geometry import Size
 from webui.core.requests import (
     Emphasis,
     Img2Img,
     Inpaint,
     InpaintArea,
+    Loopback,
     MaskedContent,
+    Outpaint,
     ResizeMode,
+    SdUpscale,
+    SoftInpainting,
+    StartOptions,
+    StrengthCurve,
     Txt2Img,
     Upscale,
     Variation,
 )
 from webui.core.validation import validate
 from webui.ui.kinds import number, whole
-from webui.ui.more import more_fields
+from webui.ui.more import BASES, more_fields
+from webui.ui.pictures import Drawn
 from webui.ui.tabs.img2img import img2img_request
 from webui.ui.tabs.inpaint import inpaint_request
 from webui.ui.tabs.txt2img import txt2img_request
@@ -50,24 +58,82 @@ def test_txt2img():
     assert isinstance(request.cfg_scale, float)
 
 
+DRAWN = Drawn(picture=b"png", mask=b"mask", size=Size(100, 60))
+IMG2IMG = {**COMMON, "denoising_strength": 0.4, "resize_mode": "Crop and resize"}
+INPAINT = {
+    **COMMON,
+    "denoising_strength": 1,
+    "resize_mode": "Just resize",
+    "mask_blur": 8,
+    "padding": 16,
+    "mask_inverted": True,
+    "area": "Only masked",
+    "masked_content": "latent noise",
+}
+
+
 def test_img2img():
-    values = {**COMMON, "denoising_strength": 0.4, "resize_mode": "Crop and resize"}
-    made = img2img_request(values, b"png")
+    made = img2img_request(IMG2IMG, DRAWN)
     assert made == Img2Img(**MADE, init_image=b"png", denoising_strength=0.4, resize_mode=ResizeMode.CROP)
 
 
+def test_resize_by_takes_the_picture_s_size_times_a_factor_in_steps_of_8():
+    made = img2img_request({**IMG2IMG, "resize_by": 1.5}, DRAWN)
+    assert (made.width, made.height) == (152, 88)
+    tiny = img2img_request({**IMG2IMG, "resize_by": 0.05}, DRAWN)
+    assert (tiny.width, tiny.height) == (8, 8), "the validation says that this is too small, not the form"
+
+
+def test_what_only_img2img_has():
+    made = img2img_request(
+        {
+            **IMG2IMG,
+            "start.exact_steps": True,
+            "start.extra_noise": 0.1,
+            "start.background": " #102030 ",
+            "loopback.loops": 3,
+            "loopback.curve": "Lazy",
+            "sd_upscale.upscaler": "Lanczos",
+            "sd_upscale.overlap": 32,
+        },
+        DRAWN,
+    )
+    assert made.start == StartOptions(exact_steps=True, extra_noise=0.1, background="#102030")
+    assert made.loopback == Loopback(loops=3, curve=StrengthCurve.LAZY)
+    assert made.sd_upscale == SdUpscale(upscaler="Lanczos", overlap=32)
+
+
+def test_what_only_inpaint_has():
+    made = inpaint_request(
+        {
+            **INPAINT,
+            "mask_blur_y": "3",
+            "conditional_mask_weight": 0.5,
+            "soft.enabled": True,
+            "soft.transition_contrast": 8,
+            "outpaint.right": 64,
+        },
+        DRAWN,
+    )
+    assert made.mask_blur_y == 3
+    assert isinstance(made.mask_blur_y, int)
+    assert made.conditional_mask_weight == 0.5
+    assert made.soft == SoftInpainting(enabled=True, transition_contrast=8.0)
+    assert made.outpaint == Outpaint(right=64)
+    assert inpaint_request({**INPAINT, "mask_blur_y": ""}, DRAWN).mask_blur_y is None
+    with pytest.raises(InvalidRequest, match=r"Mask blur, vertical is 2\.5"):
+        inpaint_request({**INPAINT, "mask_blur_y": "2.5"}, DRAWN)
+
+
+def test_without_a_mask_a_picture_can_only_grow():
+    unmasked = dataclasses.replace(DRAWN, mask=b"")
+    with pytest.raises(InvalidRequest, match="Nothing is masked"):
+        inpaint_request(INPAINT, unmasked)
+    assert inpaint_request({**INPAINT, "outpaint.top": 8}, unmasked).mask == b""
+
+
 def test_inpaint():
-    values = {
-        **COMMON,
-        "denoising_strength": 1,
-        "resize_mode": "Just resize",
-        "mask_blur": 8,
-        "padding": 16,
-        "mask_inverted": True,
-        "area": "Only masked",
-        "masked_content": "latent noise",
-    }
-    assert inpaint_request(values, b"png", b"mask") == Inpaint(
+    assert inpaint_request(INPAINT, DRAWN) == Inpaint(
         **MADE,
         init_image=b"png",
         mask=b"mask",
@@ -103,23 +169,26 @@ def test_what_is_no_number_is_named(field, value, words):
 def test_unknown_choices_are_named():
     values = {**COMMON, "denoising_strength": 0.4, "resize_mode": "Fold"}
     with pytest.raises(InvalidRequest, match="Resize mode is 'Fold'"):
-        img2img_request(values, b"png")
+        img2img_request(values, DRAWN)
 
 
 def test_the_defaults_of_the_section_more_are_the_request_s():
-    values = {**COMMON, **{field.name: field.default for field in more_fields()}}
+    values = {**COMMON, **{field.name: field.default for field in more_fields("txt2img")}}
     assert txt2img_request(values) == txt2img_request(COMMON)
 
 
-def test_the_section_more_has_every_field_that_the_form_does_not():
-    told = {name for field in more_fields() for name in [field.name]}
+@pytest.mark.parametrize("tab", BASES)
+def test_the_section_more_has_every_field_that_the_form_does_not(tab):
+    told = {name for field in more_fields(tab) for name in [field.name]}
     groups = {name.partition(".")[0] for name in told if "." in name}
-    made = Txt2Img()
+    made = BASES[tab]
     for group in groups:
         assert {f"{group}.{part.name}" for part in dataclasses.fields(getattr(made, group))} <= told
     sections_of_their_own = {"hires", "tiled"}
     whole_names = {part.name for part in dataclasses.fields(made)} - groups - sections_of_their_own
-    assert whole_names - {name for name in told if "." not in name} <= {*COMMON}
+    in_the_form = {"txt2img": COMMON, "img2img": IMG2IMG, "inpaint": INPAINT}[tab]
+    drawn = {"init_image", "mask", "outpaint"}
+    assert whole_names - {name for name in told if "." not in name} <= {*in_the_form} | drawn
 
 
 def test_the_section_more_is_read():

@@ -14,8 +14,24 @@ from webui.core import catalogue
 from webui.core.errors import InvalidRequest
 from webui.core.fields import get_field, whole_fields
 from webui.core.infotext.grammar import read_decimal, short_number
-from webui.core.requests import Choice, Emphasis, NoiseSource, Txt2Img
+from webui.core.requests import (
+    Choice,
+    DiffusionRequest,
+    Emphasis,
+    Img2Img,
+    Inpaint,
+    NoiseSource,
+    StrengthCurve,
+    Txt2Img,
+)
 from webui.ui.kinds import number, text, whole
+
+BASES: Mapping[str, DiffusionRequest] = {
+    "txt2img": Txt2Img(),
+    "img2img": Img2Img(init_image=b""),
+    "inpaint": Inpaint(init_image=b"", mask=b""),
+}
+"""By tab, a request with every default."""
 
 
 class Control(Enum):
@@ -25,6 +41,8 @@ class Control(Enum):
     NUMBER = "number"
     WHOLE = "whole number"
     OPTIONAL = "number or nothing"
+    OPTIONAL_WHOLE = "whole number or nothing"
+    TEXT = "text"
     MENU = "menu"
     CHECK = "check"
 
@@ -33,7 +51,8 @@ class Control(Enum):
 class MoreField:
     """One field; `element` is the end of its element id, `limits` and `step` are for sliders, `choices` for menus.
 
-    `placeholder` stands in an empty field. Menus of models get their choices from the page.
+    `placeholder` stands in an empty field. Menus of models get their choices from the page. `tab` is the first one
+    that has the field.
     """
 
     name: str
@@ -44,29 +63,32 @@ class MoreField:
     step: float = 0.01
     choices: tuple[str, ...] = ()
     placeholder: str = ""
+    tab: str = "txt2img"
 
     @property
     def default(self) -> Any:
         """The value that a fresh form shows."""
-        return self.shown(get_field(Txt2Img(), self.name))
+        return self.shown(get_field(BASES[self.tab], self.name))
 
     def shown(self, value: Any) -> Any:
         """A request's `value` as the field shows it: gradio's number field knows no emptiness, so text stands in."""
-        if self.control is Control.OPTIONAL:
+        if self.control in (Control.OPTIONAL, Control.OPTIONAL_WHOLE):
             return "" if value is None else short_number(value)
         return value.value if isinstance(value, Choice) else value
 
     def read(self, value: object) -> Any:
         """`value` from a form as the request's; raises `InvalidRequest` naming the field."""
-        if self.control is Control.OPTIONAL:
+        if self.control in (Control.OPTIONAL, Control.OPTIONAL_WHOLE):
             return self._read_optional(text(value).strip())
+        if self.control is Control.TEXT:
+            return text(value).strip()
         if self.control is Control.WHOLE or (self.control is Control.SLIDER and self.step == 1):
             return whole(self.label, value)
         if self.control is Control.CHECK:
             return value is True
         if self.control is not Control.MENU:
             return number(self.label, value)
-        kind = type(get_field(Txt2Img(), self.name))
+        kind = type(get_field(BASES[self.tab], self.name))
         if not issubclass(kind, Choice):
             return text(value)
         try:
@@ -83,7 +105,7 @@ class MoreField:
             raise InvalidRequest(
                 f"{self.label} is {written[:40]!r}, which is not a number; correct it or leave it empty."
             )
-        return number(self.label, found)
+        return (whole if self.control is Control.OPTIONAL_WHOLE else number)(self.label, found)
 
 
 def _slider(name: str, label: str, element: str, **options: Any) -> MoreField:
@@ -102,16 +124,120 @@ def _optional(name: str, label: str, element: str, placeholder: str) -> MoreFiel
     return MoreField(name=name, label=label, control=Control.OPTIONAL, element=element, placeholder=placeholder)
 
 
-def _menu(name: str, label: str, element: str, choices: tuple[str, ...] = ()) -> MoreField:
-    return MoreField(name=name, label=label, control=Control.MENU, element=element, choices=choices)
+def _menu(name: str, label: str, element: str, choices: tuple[str, ...] = (), **options: Any) -> MoreField:
+    return MoreField(name=name, label=label, control=Control.MENU, element=element, choices=choices, **options)
 
 
-def _check(name: str, label: str, element: str) -> MoreField:
-    return MoreField(name=name, label=label, control=Control.CHECK, element=element)
+def _check(name: str, label: str, element: str, **options: Any) -> MoreField:
+    return MoreField(name=name, label=label, control=Control.CHECK, element=element, **options)
+
+
+def _beginning(tab: str) -> tuple[tuple[MoreField, ...], ...]:
+    return (
+        (
+            _slider("start.extra_noise", "Extra noise", "img2img_extra_noise", tab=tab),
+            MoreField(
+                name="start.background",
+                label="Behind transparent pictures",
+                control=Control.TEXT,
+                element="img2img_background_color",
+                placeholder="#ffffff",
+                tab=tab,
+            ),
+        ),
+        (
+            _check("start.exact_steps", "Exactly as many steps", "img2img_fix_steps", tab=tab),
+            _check("start.colour_correction", "Keep the colours of the start", "img2img_color_correction", tab=tab),
+        ),
+    )
+
+
+def _soft(name: str, label: str, element: str, limits: tuple[float, float]) -> MoreField:
+    return _slider(f"soft.{name}", label, f"soft_inpainting_{element}", limits=limits, tab="inpaint")
+
+
+# What only some tabs have, before what all have.
+_OF_TAB: Mapping[str, Mapping[str, tuple[tuple[MoreField, ...], ...]]] = {
+    "img2img": {
+        "Beginning": _beginning("img2img"),
+        "Loopback": (
+            (
+                _slider("loopback.loops", "Loops", "loops", limits=catalogue.LOOPS_RANGE, step=1, tab="img2img"),
+                _slider("loopback.final_strength", "Final strength", "final_denoising_strength", tab="img2img"),
+            ),
+            (
+                _menu(
+                    "loopback.curve",
+                    "Strength curve",
+                    "denoising_curve",
+                    tuple(curve.value for curve in StrengthCurve),
+                    tab="img2img",
+                ),
+            ),
+        ),
+        "SD upscale": (
+            (
+                _menu("sd_upscale.upscaler", "SD upscale with", "sd_upscale_upscaler", tab="img2img"),
+                _slider(
+                    "sd_upscale.scale", "SD upscale by", "sd_upscale_scale", limits=catalogue.SCALE_RANGE, tab="img2img"
+                ),
+            ),
+            (
+                _slider(
+                    "sd_upscale.overlap",
+                    "Overlap of its tiles (pixels)",
+                    "sd_upscale_overlap",
+                    limits=catalogue.SD_UPSCALE_OVERLAP_RANGE,
+                    step=1,
+                    tab="img2img",
+                ),
+            ),
+        ),
+    },
+    "inpaint": {
+        "Soft inpainting": (
+            (
+                _check(
+                    "soft.enabled", "Soft inpainting: the mask's greys count", "soft_inpainting_enabled", tab="inpaint"
+                ),
+            ),
+            (
+                _soft("schedule_bias", "Schedule bias", "schedule_bias", catalogue.SCHEDULE_BIAS_RANGE),
+                _soft("preservation_strength", "Preservation", "preservation", catalogue.PRESERVATION_STRENGTH_RANGE),
+            ),
+            (
+                _soft("transition_contrast", "Transition contrast", "contrast", catalogue.TRANSITION_CONTRAST_RANGE),
+                _soft("mask_influence", "Mask influence", "mask_influence", catalogue.MASK_INFLUENCE_RANGE),
+            ),
+            (
+                _soft(
+                    "difference_threshold", "Difference threshold", "threshold", catalogue.DIFFERENCE_THRESHOLD_RANGE
+                ),
+                _soft(
+                    "difference_contrast", "Difference contrast", "diff_contrast", catalogue.DIFFERENCE_CONTRAST_RANGE
+                ),
+            ),
+        ),
+        "Mask": (
+            (
+                MoreField(
+                    name="mask_blur_y",
+                    label="Mask blur, vertical",
+                    control=Control.OPTIONAL_WHOLE,
+                    element="mask_blur_y",
+                    placeholder="as mask blur",
+                    tab="inpaint",
+                ),
+                _slider("conditional_mask_weight", "Conditional mask weight", "inpainting_mask_weight", tab="inpaint"),
+            ),
+        ),
+        "Beginning": _beginning("inpaint"),
+    },
+}
 
 
 # Groups of rows, in the order of the page. Element ids are A1111's where it has the field in its tabs.
-MORE: Mapping[str, tuple[tuple[MoreField, ...], ...]] = {
+_OF_ALL: Mapping[str, tuple[tuple[MoreField, ...], ...]] = {
     "Variation and noise": (
         (_whole("variation.seed", "Variation seed (-1 picks one)", "subseed"),),
         (
@@ -194,20 +320,25 @@ MORE: Mapping[str, tuple[tuple[MoreField, ...], ...]] = {
 }
 
 
-def shown_value(name: str, value: Any) -> Any:
-    """The `value` of a request's field as any form shows it."""
-    field = next((field for field in more_fields() if field.name == name), None)
+def more_groups(tab: str) -> Mapping[str, tuple[tuple[MoreField, ...], ...]]:
+    """The section of `tab`: titles, and under each its rows."""
+    return {**_OF_TAB.get(tab, {}), **_OF_ALL}
+
+
+def more_fields(tab: str) -> tuple[MoreField, ...]:
+    """All fields of `tab` in the order of the page."""
+    return tuple(field for rows in more_groups(tab).values() for row in rows for field in row)
+
+
+def shown_value(tab: str, name: str, value: Any) -> Any:
+    """The `value` of a request's field as the form of `tab` shows it."""
+    field = next((field for field in more_fields(tab) if field.name == name), None)
     if field is not None:
         return field.shown(value)
     return value.value if isinstance(value, Choice) else value
 
 
-def more_fields() -> tuple[MoreField, ...]:
-    """All fields in the order of the page."""
-    return tuple(field for rows in MORE.values() for row in rows for field in row)
-
-
-def read_more(values: Mapping[str, Any]) -> dict[str, Any]:
+def read_more(tab: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments for a request that the `values` of the section stand for; raises `InvalidRequest`."""
-    found = {field.name: field.read(values[field.name]) for field in more_fields() if field.name in values}
-    return whole_fields(Txt2Img(), found)
+    found = {field.name: field.read(values[field.name]) for field in more_fields(tab) if field.name in values}
+    return whole_fields(BASES[tab], found)

@@ -37,6 +37,8 @@ from webui.ui.toasts import guarded
 from webui.ui.transfer import wire_sending
 
 _ASSETS = Path(__file__).parent / "assets"
+_SCRIPTS = ("atelier.js", "canvas_document.js", "canvas.js")
+_STYLES = ("atelier.css", "canvas.css")
 _FALLBACK_SIZE = Size(512, 512)
 _WARM_UP_LOOK_S = 0.3
 
@@ -45,12 +47,12 @@ _log = logging.getLogger(__name__)
 
 def page_style() -> dict[str, Any]:
     """How the page looks and behaves in the browser: keyword arguments for `gradio.mount_gradio_app` or `launch`."""
-    script = (_ASSETS / "atelier.js").read_text(encoding="utf-8")
+    scripts = ((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     return {
         "theme": atelier_theme(),
-        "css_paths": [_ASSETS / "atelier.css"],
+        "css_paths": [_ASSETS / name for name in _STYLES],
         # In the head and not as `js`, so that it is there before the first component reports a change.
-        "head": f"<script>{script}</script>",
+        "head": "".join(f"<script>{script}</script>" for script in scripts),
     }
 
 

@@ -26,12 +26,15 @@ GENERATION_LABELS = {
 }
 
 
-def generation_fields(values: FormValues) -> dict[str, Any]:
-    """The keyword arguments that `Txt2Img`, `Img2Img` and `Inpaint` share; raises `InvalidRequest`."""
+def generation_fields(tab: str, values: FormValues) -> dict[str, Any]:
+    """The keyword arguments that `Txt2Img`, `Img2Img` and `Inpaint` share, and what the section More of `tab` has.
+
+    Raises `InvalidRequest`.
+    """
     fields: dict[str, Any] = {
         name: text(values.get(name)) for name in ("prompt", "negative_prompt", "checkpoint", "sampler", "schedule_type")
     }
     for name in ("steps", "width", "height", "seed", "batch_count", "batch_size"):
         fields[name] = whole(GENERATION_LABELS[name], values.get(name))
     fields["cfg_scale"] = number(GENERATION_LABELS["cfg_scale"], values.get("cfg_scale"))
-    return fields | read_more(values)
+    return fields | read_more(tab, values)

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from webui.ui import pictures
+from webui.ui.components.canvas import canvas_value
 from webui.ui.components.job_panel import ResultPanel, shown_image
 from webui.ui.components.studio import Studio, keep_checkpoint, pasted_values
 from webui.ui.services import Services
@@ -37,7 +38,7 @@ def _send_picture(
             inform("There is no picture to send yet.")
             return [gr.skip()] * (2 + len(fields))
         copy = pictures.shown(image.path)
-        picture = pictures.editor_value(copy) if isinstance(studio.picture, gr.ImageEditor) else copy
+        picture = canvas_value(picture=copy) if isinstance(studio.picture, gr.HTML) else copy
         updates = _pasted(services, studio, image.infotext, values) if takes_prompt else []
         return [gr.Tabs(selected=target), picture, *updates]
 

@@ -17,6 +17,7 @@ from gradio.components import Component
 from webui.core.requests import Request
 from webui.jobs.views import ImageView, JobView
 from webui.ui import memory, pictures
+from webui.ui.components.canvas import with_canvas
 from webui.ui.components.live_panel import live_panel
 from webui.ui.components.parameters import parameters_html
 from webui.ui.components.status_line import status_line
@@ -159,12 +160,12 @@ def wire_job_panel(
     status: gr.HTML,
     inputs: Sequence[Component],
     make_request: Callable[..., Request],
-    preprocess: bool = False,
+    canvas: gr.HTML | None = None,
 ) -> gr.BrowserState:
     """Connects buttons, jobs and panel; returns the browser's memory of the tab's jobs.
 
-    `make_request` gets the values of `inputs`. They come unprocessed (`preprocess` False) so that Gradio's own checks
-    do not stand before ours.
+    `make_request` gets the values of `inputs`. They come unprocessed so that Gradio's own checks do not stand before
+    ours. Where `canvas` is among them, what is drawn on it is uploaded first.
     """
     jobs = services.jobs
     ids_memory = memory.browser_state(f"{tab}.jobs", [])
@@ -195,8 +196,9 @@ def wire_job_panel(
         guarded(submit),
         inputs=[ids_memory, *inputs],
         outputs=[ids_memory],
+        js=None if canvas is None else with_canvas(canvas, [ids_memory, *inputs]),
         show_progress="hidden",
-        preprocess=preprocess,
+        preprocess=False,
         concurrency_limit=None,
     ).success(**watching)
     _wire_stopping(jobs, run, ids_memory)

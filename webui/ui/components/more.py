@@ -17,7 +17,7 @@ from webui.core import catalogue
 from webui.core.ports import ModelCatalogue
 from webui.ui import memory
 from webui.ui.components.form import Form, tool_button
-from webui.ui.more import MORE, Control, MoreField, more_fields
+from webui.ui.more import Control, MoreField, more_fields, more_groups
 from webui.ui.toasts import guarded
 
 
@@ -33,7 +33,7 @@ def add_more(form: Form, models: ModelCatalogue) -> More:
     """Adds the section to `form`; its fields stand in `form.fields` under the request's dotted names."""
     tools: list[gr.Button] = []
     with gr.Accordion("More", open=False, elem_id=f"{form.tab}_more", elem_classes="more"):
-        for title, rows in MORE.items():
+        for title, rows in more_groups(form.tab).items():
             gr.HTML(f"<h3>{title}</h3>", elem_classes="more-title", padding=False)
             for row in rows:
                 with gr.Row(elem_classes="fields"):
@@ -61,17 +61,19 @@ def model_choices(models: ModelCatalogue) -> dict[str, list[tuple[str, str]]]:
     return {
         "vae": [(shown, value) for value, shown in vaes.items()],
         "refiner": [(shown, value) for value, shown in refiners.items()],
+        "sd_upscale.upscaler": [("None", ""), *((name, name) for name in models.upscalers())],
     }
 
 
 def keep_menus_fresh(page: gr.Blocks, form: Form, models: ModelCatalogue, refresh: gr.Button) -> None:
     """The menus of models hold what lies in the folders when the page is loaded, or asked to look by `refresh`."""
-    names = list(model_choices(models))
+    names = [name for name in model_choices(models) if name in form.fields]
     menus = [form.fields[name] for name in names]
     stored = memory.browser_state(f"{form.tab}.form", {})
 
     def renewed(*values: Any) -> list[Any]:
-        return [_menu(choices, value) for choices, value in zip(model_choices(models).values(), values, strict=True)]
+        known = model_choices(models)
+        return [_menu(known[name], value) for name, value in zip(names, values, strict=True)]
 
     def restored(values: object) -> list[Any]:
         return renewed(*(values.get(name) if isinstance(values, Mapping) else None for name in names))
@@ -97,13 +99,13 @@ def _component(tab: str, field: MoreField, models: ModelCatalogue) -> Component:
         return gr.Dropdown(choices, value=field.default, min_width=130, **options)
     if field.control is Control.CHECK:
         return gr.Checkbox(field.default, min_width=150, **options)
-    if field.control is Control.OPTIONAL:
+    if field.control in (Control.OPTIONAL, Control.OPTIONAL_WHOLE, Control.TEXT):
         return gr.Textbox(field.default, min_width=100, placeholder=field.placeholder, **options)
     return gr.Number(field.default, min_width=80, **options)
 
 
 def _wire(form: Form, changed: gr.HTML, reset: gr.Button) -> None:
-    fields = more_fields()
+    fields = more_fields(form.tab)
     components = [form.fields[field.name] for field in fields]
     labels = json.dumps([field.label for field in fields])
     defaults = json.dumps([field.default for field in fields])

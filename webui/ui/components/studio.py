@@ -15,7 +15,6 @@ from gradio.components import Component
 from webui.core.fields import get_field, replaced
 from webui.core.geometry import Size
 from webui.core.infotext import KnownModels, infotext_to_request, parse_infotext
-from webui.core.requests import Img2Img, Inpaint, Txt2Img
 from webui.ui.components.form import Form, SettingButtons, add_prompts, add_settings
 from webui.ui.components.job_panel import (
     ResultPanel,
@@ -25,11 +24,9 @@ from webui.ui.components.job_panel import (
     shown_image,
 )
 from webui.ui.components.more import More, add_more
-from webui.ui.more import shown_value
+from webui.ui.more import BASES, shown_value
 from webui.ui.services import Services
 from webui.ui.toasts import guarded, inform, warn
-
-_BASES = {"txt2img": Txt2Img(), "img2img": Img2Img(init_image=b""), "inpaint": Inpaint(init_image=b"", mask=b"")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +49,13 @@ class Studio:
     run: RunButtons
     result: ResultPanel
     picture: Component | None
+
+    @property
+    def canvas(self) -> gr.HTML:
+        """The picture's canvas, for tabs that are known to have one."""
+        if not isinstance(self.picture, gr.HTML):
+            raise TypeError(f"the tab {self.form.tab} has no canvas")
+        return self.picture
 
     @property
     def started_from(self) -> Component:
@@ -156,9 +160,9 @@ def pasted_values(tab: str, infotext: str, values: Mapping[str, Any], models: Kn
     What the text names in vain is shown as a toast.
     """
     # A request is a plain record: it may hold whatever the form does, and only what the text changes is looked at.
-    base = _BASES[tab]
+    base = BASES[tab]
     pasted = infotext_to_request(parse_infotext(infotext), replaced(base, values), models)
     for sentence in pasted.warnings:
         warn(sentence)
-    changed = {name: shown_value(name, get_field(pasted.request, name)) for name in values}
+    changed = {name: shown_value(tab, name, get_field(pasted.request, name)) for name in values}
     return {name: value for name, value in changed.items() if value != values[name]}

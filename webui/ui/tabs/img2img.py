@@ -1,4 +1,4 @@
-"""img2img: pictures from words and a picture."""
+"""img2img: pictures from words and a picture, which may be painted on first (A1111's "Sketch")."""
 
 from __future__ import annotations
 
@@ -6,36 +6,30 @@ from typing import Any
 
 import gradio as gr
 
+from webui.core import catalogue
 from webui.core.errors import InvalidRequest
-from webui.core.requests import Choice, Img2Img, Request, ResizeMode
+from webui.core.geometry import Size
+from webui.core.requests import Choice, Img2Img, ResizeMode
 from webui.ui import memory, pictures
-from webui.ui.components.form import Form
-from webui.ui.components.job_panel import restore_picture, wire_job_panel
+from webui.ui.components.canvas import picture_canvas, take_canvas_size
+from webui.ui.components.form import Form, tool_button
+from webui.ui.components.job_panel import wire_job_panel
 from webui.ui.components.studio import Header, Studio, build_studio
 from webui.ui.kinds import number
 from webui.ui.reading import FormValues, generation_fields
 from webui.ui.services import Services
 
+RESIZE_BY = "resize_by"
+_RESIZE_BY_RANGE = (0.0, 4.0)
 
-def add_img2img_fields(form: Form) -> None:
-    """Adds denoising strength and resize mode, which inpainting has as well."""
+
+def add_start_fields(form: Form) -> gr.Button:
+    """Adds denoising strength and how the picture is fitted, which inpainting has as well; returns "use its size"."""
     form.slider("denoising_strength", "Denoising strength", 0.75, (0, 1), 0.01)
     form.radio("resize_mode", "Resize mode", ResizeMode.STRETCH.value, tuple(mode.value for mode in ResizeMode))
-
-
-def picture_input(tab: str, words: str = "Picture to start from") -> gr.Image:
-    """The picture to start from."""
-    return gr.Image(
-        label=words,
-        type="filepath",
-        image_mode=None,
-        sources=["upload", "clipboard"],
-        elem_id=f"{tab}_image",
-        elem_classes="picture-input",
-        height=280,
-        buttons=["fullscreen"],
-        placeholder="Drop a picture here\n- or -\nclick to choose one",
-    )
+    with gr.Row(elem_classes="fields resize-fields"):
+        form.slider(RESIZE_BY, "Resize by (0: to width and height)", 0, _RESIZE_BY_RANGE, 0.05)
+        return tool_button("Use the picture's size", f"{form.tab}_detect_image_size_btn", "picture-size")
 
 
 def choice(what: str, kind: type[Choice], value: object) -> Choice:
@@ -47,41 +41,57 @@ def choice(what: str, kind: type[Choice], value: object) -> Choice:
         raise InvalidRequest(f"{what} is {value!r}; choose one of {known}.") from None
 
 
-def img2img_request(values: FormValues, init_image: bytes) -> Img2Img:
-    """The request that the form and its picture (PNG) stand for; raises `InvalidRequest`."""
-    return Img2Img(
-        **generation_fields(values),
-        init_image=init_image,
-        denoising_strength=number("Denoising strength", values.get("denoising_strength")),
-        resize_mode=ResizeMode(choice("Resize mode", ResizeMode, values.get("resize_mode"))),
-    )
+def start_fields(tab: str, values: FormValues, size: Size) -> dict[str, Any]:
+    """The keyword arguments that `Img2Img` and `Inpaint` share, for a picture of `size`; raises `InvalidRequest`.
+
+    With a factor under "Resize by", width and height are the picture's times it, as multiples of 8.
+    """
+    fields = generation_fields(tab, values)
+    factor = number("Resize by", values.get(RESIZE_BY, 0))
+    if factor:
+        step = catalogue.DIMENSION_STEP
+        for side, length in (("width", size.width), ("height", size.height)):
+            fields[side] = max(step, round(length * factor / step) * step)
+    return fields | {
+        "denoising_strength": number("Denoising strength", values.get("denoising_strength")),
+        "resize_mode": ResizeMode(choice("Resize mode", ResizeMode, values.get("resize_mode"))),
+    }
+
+
+def img2img_request(values: FormValues, drawn: pictures.Drawn) -> Img2Img:
+    """The request that the form and what its canvas holds stand for; raises `InvalidRequest`."""
+    return Img2Img(**start_fields("img2img", values, drawn.size), init_image=drawn.picture)
 
 
 def build_img2img(page: gr.Blocks, services: Services, header: Header) -> Studio:
     """Fills the tab."""
+    sizing: list[gr.Button] = []
     studio = build_studio(
-        "img2img", services, header, picture=lambda: picture_input("img2img"), extra=add_img2img_fields
+        "img2img",
+        services,
+        header,
+        picture=lambda: picture_canvas(
+            "img2img", brushes=("paint",), words="Drop a picture here, or click to choose one", blank=True
+        ),
+        extra=lambda form: sizing.append(add_start_fields(form)),
     )
-    form, picture = studio.form, studio.started_from
+    form, canvas = studio.form, studio.canvas
 
-    def make_request(checkpoint: str, image: Any, *values: Any) -> Img2Img:
-        png = pictures.uploaded_png("picture to start from", image, services.settings.current.max_image_pixels)
-        return img2img_request({**form.values(values), "checkpoint": checkpoint}, png)
+    def make_request(checkpoint: str, value: Any, *values: Any) -> Img2Img:
+        drawn = pictures.drawn_pictures("picture to start from", value, services.settings.current.max_image_pixels)
+        return img2img_request({**form.values(values), "checkpoint": checkpoint}, drawn)
 
     memory.remember_form(page, form)
-    ids = wire_job_panel(
+    take_canvas_size(sizing[0], canvas, form)
+    wire_job_panel(
         page,
         services,
         tab="img2img",
         run=studio.run,
         result=studio.result,
         status=header.status,
-        inputs=[header.checkpoint, picture, *form.components],
+        inputs=[header.checkpoint, canvas, *form.components],
         make_request=make_request,
+        canvas=canvas,
     )
-    restore_picture(page, services, ids, picture, _start_picture)
     return studio
-
-
-def _start_picture(request: Request) -> str | None:
-    return pictures.shown_bytes(request.init_image) if isinstance(request, Img2Img) else None

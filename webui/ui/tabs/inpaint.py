@@ -1,106 +1,149 @@
-"""inpaint: part of a picture made anew."""
+"""inpaint: part of a picture made anew, or a picture made larger at its sides.
+
+One canvas does what A1111 has three modes for: drawing a mask, painting what should be there, uploading a mask.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import gradio as gr
 
-from webui.core.requests import Inpaint, InpaintArea, MaskedContent, Request, ResizeMode
+from webui.core.errors import InvalidRequest
+from webui.core.requests import Inpaint, InpaintArea, MaskedContent, Outpaint
 from webui.ui import memory, pictures
+from webui.ui.components.canvas import picture_canvas, take_canvas_size
 from webui.ui.components.form import Form
-from webui.ui.components.job_panel import restore_picture, wire_job_panel
+from webui.ui.components.job_panel import wire_job_panel
 from webui.ui.components.studio import Header, Studio, build_studio
-from webui.ui.kinds import number, whole
-from webui.ui.reading import FormValues, generation_fields
+from webui.ui.kinds import whole
+from webui.ui.reading import FormValues
 from webui.ui.services import Services
-from webui.ui.tabs.img2img import add_img2img_fields, choice
+from webui.ui.tabs.img2img import add_start_fields, choice, start_fields
 
-_MASK_COLOUR = ("rgb(255, 255, 255)", 0.65)
+_SIDES = ("left", "top", "right", "bottom")
+_QUICK_GROWTH = 128
 
 
-def add_inpaint_fields(form: Form) -> None:
-    """Adds what inpainting asks for beyond img2img's fields, and those."""
-    add_img2img_fields(form)
-    with gr.Row(elem_classes="fields"):
-        form.number("mask_blur", "Mask blur (pixels)", 4)
-        form.number("padding", "Only masked padding (pixels)", 32)
-    form.fields["mask_inverted"] = gr.Checkbox(
-        False, label="Invert the mask: keep what is drawn over, change the rest", elem_id="inpaint_mask_inverted"
-    )
-    form.radio("area", "Inpaint area", InpaintArea.WHOLE.value, tuple(area.value for area in InpaintArea))
+def add_inpaint_fields(form: Form) -> gr.Button:
+    """Adds what inpainting asks for beyond img2img's fields, and those; returns "use the picture's size"."""
+    sizing = add_start_fields(form)
     form.radio(
         "masked_content",
         "Masked content",
         MaskedContent.ORIGINAL.value,
         tuple(content.value for content in MaskedContent),
     )
-
-
-def mask_editor() -> gr.ImageEditor:
-    """The picture with a white brush over it; what is drawn is the mask."""
-    return gr.ImageEditor(
-        label="Draw over what should change",
-        type="pil",
-        image_mode="RGBA",
-        format="png",
-        sources=("upload", "clipboard"),
-        transforms=(),
-        layers=False,
-        brush=gr.Brush(default_size=24, colors=[_MASK_COLOUR], default_color=_MASK_COLOUR, color_mode="fixed"),
-        eraser=gr.Eraser(default_size=24),
-        elem_id="inpaint_image",
-        elem_classes="picture-input",
-        height=480,
-        buttons=["fullscreen"],
-        placeholder="Drop a picture here\nthen draw over what should change",
+    form.radio("area", "Inpaint area", InpaintArea.WHOLE.value, tuple(area.value for area in InpaintArea))
+    with gr.Row(elem_classes="fields"):
+        form.number("mask_blur", "Mask blur (pixels)", 4)
+        form.number("padding", "Only masked padding (pixels)", 32)
+    form.fields["mask_inverted"] = gr.Checkbox(
+        False, label="Invert the mask: keep what is drawn over, change the rest", elem_id="inpaint_mask_inverted"
     )
+    return sizing
 
 
-def inpaint_request(values: FormValues, init_image: bytes, mask: bytes) -> Inpaint:
-    """The request that the form, the picture and the mask (PNGs of one size) stand for; raises `InvalidRequest`."""
+def add_outpaint_fields(form: Form) -> list[gr.Button]:
+    """Adds how far the picture grows on each side; returns the buttons for the sides, and the one that resets them."""
+    with gr.Accordion(
+        "Outpaint: make the picture larger", open=False, elem_id=f"{form.tab}_outpaint", elem_classes="more"
+    ):
+        with gr.Row(elem_classes="fields"):
+            for side in _SIDES:
+                form.number(f"outpaint.{side}", f"{side.title()} (pixels)", 0, min_width=60)
+        with gr.Row(elem_classes="quick-sides"):
+            return [
+                gr.Button(
+                    words, size="sm", min_width=60, elem_id=f"{form.tab}_outpaint_{words.partition(' ')[0].lower()}"
+                )
+                for words in (*(f"{side.title()} +{_QUICK_GROWTH}" for side in _SIDES), "None")
+            ]
+
+
+def inpaint_request(values: FormValues, drawn: pictures.Drawn) -> Inpaint:
+    """The request that the form and what its canvas holds stand for.
+
+    Raises `InvalidRequest`, also where nothing is masked and the picture does not grow.
+    """
+    sides = {side: whole(f"Outpaint {side}", values.get(f"outpaint.{side}", 0)) for side in _SIDES}
+    outpaint = Outpaint(**sides)
+    if not drawn.mask and not outpaint.grows:
+        raise InvalidRequest("Nothing is masked; draw over the part of the picture that should change.")
     return Inpaint(
-        **generation_fields(values),
-        init_image=init_image,
-        mask=mask,
-        denoising_strength=number("Denoising strength", values.get("denoising_strength")),
-        resize_mode=ResizeMode(choice("Resize mode", ResizeMode, values.get("resize_mode"))),
+        **start_fields("inpaint", values, drawn.size),
+        init_image=drawn.picture,
+        mask=drawn.mask,
         mask_blur=whole("Mask blur", values.get("mask_blur")),
         padding=whole("Padding", values.get("padding")),
         mask_inverted=values.get("mask_inverted") is True,
         area=InpaintArea(choice("Inpaint area", InpaintArea, values.get("area"))),
         masked_content=MaskedContent(choice("Masked content", MaskedContent, values.get("masked_content"))),
+        outpaint=outpaint,
     )
 
 
 def build_inpaint(page: gr.Blocks, services: Services, header: Header) -> Studio:
     """Fills the tab."""
-    studio = build_studio("inpaint", services, header, picture=mask_editor, extra=add_inpaint_fields)
-    form, editor = studio.form, studio.started_from
+    buttons: list[gr.Button] = []
 
-    def make_request(checkpoint: str, drawn: dict[str, Any] | None, *values: Any) -> Inpaint:
-        picture, mask = pictures.editor_pictures(drawn)
-        return inpaint_request({**form.values(values), "checkpoint": checkpoint}, picture, mask)
+    def add_fields(form: Form) -> None:
+        buttons.append(add_inpaint_fields(form))
+        buttons.extend(add_outpaint_fields(form))
+
+    studio = build_studio(
+        "inpaint",
+        services,
+        header,
+        picture=lambda: picture_canvas(
+            "inpaint",
+            brushes=("mask", "paint"),
+            words="Drop a picture here, or click to choose one; then draw over what should change",
+        ),
+        extra=add_fields,
+    )
+    form, canvas = studio.form, studio.canvas
+
+    def make_request(checkpoint: str, value: Any, *values: Any) -> Inpaint:
+        drawn = pictures.drawn_pictures("picture to inpaint", value, services.settings.current.max_image_pixels)
+        return inpaint_request({**form.values(values), "checkpoint": checkpoint}, drawn)
 
     memory.remember_form(page, form)
-    ids = wire_job_panel(
+    take_canvas_size(buttons[0], canvas, form)
+    _wire_outpaint(form, canvas, buttons[1:])
+    wire_job_panel(
         page,
         services,
         tab="inpaint",
         run=studio.run,
         result=studio.result,
         status=header.status,
-        inputs=[header.checkpoint, editor, *form.components],
+        inputs=[header.checkpoint, canvas, *form.components],
         make_request=make_request,
-        # Only Gradio itself can put an editor's layers together.
-        preprocess=True,
+        canvas=canvas,
     )
-    restore_picture(page, services, ids, editor, _drawn)
     return studio
 
 
-def _drawn(request: Request) -> dict[str, Any] | None:
-    if not isinstance(request, Inpaint):
-        return None
-    layer = pictures.shown_bytes(pictures.mask_layer(request.mask, _MASK_COLOUR[1]))
-    return {"background": pictures.shown_bytes(request.init_image), "layers": [layer], "composite": None}
+def _wire_outpaint(form: Form, canvas: gr.HTML, buttons: list[gr.Button]) -> None:
+    """The canvas shows how far the picture grows; a button's growth brings width and height along."""
+    sides = [form.fields[f"outpaint.{side}"] for side in _SIDES]
+    size = [form.fields["width"], form.fields["height"]]
+    element = json.dumps(canvas.elem_id)
+    gr.on(
+        [side.change for side in sides],  # pyright: ignore[reportAttributeAccessIssue] # gradio makes events at run time
+        fn=None,
+        inputs=sides,
+        js=f"(...growth) => {{ window.atelier.growCanvas({element}, growth); }}",
+        show_progress="hidden",
+    )
+    for place, button in enumerate(buttons):
+        add = [_QUICK_GROWTH * (place == index) for index in range(len(sides))] if place < len(sides) else None
+        button.click(
+            fn=None,
+            inputs=[*sides, *size],
+            outputs=[*sides, *size],
+            js=f"(...values) => window.atelier.outpaintBy({element}, {json.dumps(add)}, values)",
+            show_progress="hidden",
+        )

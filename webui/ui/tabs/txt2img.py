@@ -16,7 +16,7 @@ from webui.ui.services import Services
 
 def txt2img_request(values: FormValues) -> Txt2Img:
     """The request that the form stands for; raises `InvalidRequest` where a field holds no number."""
-    return Txt2Img(**generation_fields(values))
+    return Txt2Img(**generation_fields("txt2img", values))
 
 
 def build_txt2img(page: gr.Blocks, services: Services, header: Header) -> Studio:

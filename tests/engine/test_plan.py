@@ -2,7 +2,7 @@
 
 import pytest
 
-from webui.engine.plan import Need, Place, all_kept_bytes, plan, visit, working_bytes
+from webui.engine.plan import Bound, Need, Place, all_kept_bytes, in_words, needs_tiles, plan, visit, working_bytes
 
 GIB = 2**30
 KEPT, VISITING, STREAMED = Place.KEPT, Place.VISITING, Place.STREAMED
@@ -75,3 +75,35 @@ def test_a_visitor_needs_room_for_itself_and_its_work():
     need = Need(weight_bytes=100, working_bytes=10)
     assert visit(need, free_bytes=110) is VISITING
     assert visit(need, free_bytes=109) is STREAMED
+
+
+@pytest.mark.parametrize(
+    ("bound", "free_gib", "places"),
+    [
+        (Bound.AUTO, 100, (KEPT, KEPT, KEPT)),
+        (Bound.MEDVRAM, 100, (VISITING, VISITING, VISITING)),
+        (Bound.MEDVRAM, 3.9, (VISITING, STREAMED, VISITING)),
+        (Bound.LOWVRAM, 100, (VISITING, STREAMED, VISITING)),
+        (Bound.LOWVRAM, 1.5, (VISITING, STREAMED, STREAMED)),
+    ],
+)
+def test_a_bound_lets_less_stay_than_fits(bound, free_gib, places):
+    made = plan(needs(text=1, unet=4, vae=2), free_bytes=int(free_gib * GIB), bound=bound)
+    assert tuple(made.values()) == places
+
+
+def test_sdxl_at_its_size_runs_on_a_card_of_four_gigabytes():
+    """What is on the card at one moment, streamed weights aside, of which there are two groups of at most 96 MiB."""
+    wanted, free = needs(1.6, 4.8, 0.16, pixels=1024 * 1024), 4 * GIB - 2 * 96 * 2**20
+    assert needs_tiles(wanted["vae"], free_bytes=free)
+    wanted["vae"] = needs(1.6, 4.8, 0.16, pixels=512 * 512)["vae"]  # a tile
+    places = plan(wanted, free_bytes=free)
+    assert places["unet"] is STREAMED
+    kept = sum(wanted[name].weight_bytes for name, place in places.items() if place is KEPT)
+    assert kept + max(need.working_bytes for need in wanted.values()) <= 4 * GIB
+
+
+def test_a_plan_has_words():
+    assert in_words({"unet": KEPT, "vae": KEPT}) == "everything stays on the device"
+    words = in_words({"text_encoder_1": VISITING, "unet": STREAMED, "vae": KEPT})
+    assert words == "text encoder 1 brought for its phase, unet streamed layer by layer"

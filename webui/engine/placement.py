@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from webui.engine.plan import Need, Place, visit
+from webui.engine.streaming import streamed
 from webui.hardware.memory import free_bytes
 
 if TYPE_CHECKING:
@@ -55,17 +56,23 @@ def weight_bytes(module: nn.Module) -> int:
 
 
 @contextmanager
-def placed(module: nn.Module, device: torch.device, *, working_bytes: int = VISITOR_WORKING_BYTES) -> Iterator[None]:
+def placed(
+    module: nn.Module,
+    device: torch.device,
+    *,
+    working_bytes: int = VISITOR_WORKING_BYTES,
+    place: Place = Place.VISITING,
+) -> Iterator[None]:
     """`module`, whose weights are all in one place, at work on `device` inside the block.
 
     If it waits in main memory, copies of its weights go to the device: all of them where they fit beside
-    `working_bytes`, else layer by layer. What is done to the copies is gone after the block.
+    `working_bytes`, else, or where `place` says so, group by group. What is done to the copies is gone after the block.
     """
     if weight_of(module).device == device:
         yield
         return
     need = Need(weight_bytes=weight_bytes(module), working_bytes=working_bytes)
-    whole = visit(need, free_bytes=free_bytes(device)) is Place.VISITING
+    whole = place is not Place.STREAMED and visit(need, free_bytes=free_bytes(device)) is Place.VISITING
     with copied(module, device) if whole else streamed(module, device):
         yield
 
@@ -78,35 +85,6 @@ def copied(module: nn.Module, device: torch.device) -> Iterator[None]:
         yield
     finally:
         _put_back(originals)
-
-
-@contextmanager
-def streamed(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside the block, each layer of `module` has its weights on `device` only while it runs; inputs follow there."""
-    with ExitStack() as hooks:
-        for layer in module.modules():
-            if any(True for _ in _own_tensors(layer)):
-                _stream(layer, device, hooks)
-        yield
-
-
-def _stream(layer: nn.Module, device: torch.device, hooks: ExitStack) -> None:
-    originals: list[tuple[Tensor, Tensor]] = []
-
-    def arrive(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        originals.extend(_to_device(_own_tensors(layer), device))
-        return tuple(value.to(device) if isinstance(value, Tensor) else value for value in inputs)
-
-    def leave(_layer: nn.Module, _inputs: object, _output: object) -> None:
-        _put_back(originals)
-        originals.clear()
-
-    hooks.callback(layer.register_forward_pre_hook(arrive).remove)
-    hooks.callback(layer.register_forward_hook(leave, always_call=True).remove)
-
-
-def _own_tensors(layer: nn.Module) -> Iterator[Tensor]:
-    return itertools.chain(layer.parameters(recurse=False), layer.buffers(recurse=False))
 
 
 def _to_device(tensors: Iterator[Tensor], device: torch.device) -> list[tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""Where a model's components go when the device cannot hold them all: numbers in, a plan out. Knows no torch.
+"""Where a model's components go when the device cannot hold them all: numbers in, a plan and its words out. No torch.
 
 The phases of a request come one after the other, so what must fit at one moment is what stays on the device, the
 component at work, and the memory that its work takes.
@@ -15,12 +15,24 @@ from itertools import combinations
 class Place(str, Enum):
     """How a component comes to the device.
 
-    It stays there between requests, comes wholly for its phase, or comes layer by layer where it is too large for that.
+    It stays there between requests, comes wholly for its phase, or comes some layers at a time where it is too large
+    for that.
     """
 
     KEPT = "kept"
     VISITING = "visiting"
     STREAMED = "streamed"
+
+
+class Bound(str, Enum):
+    """The most that a plan may make of the device, by A1111's names: what fits, one component at a time, or less yet.
+
+    With MEDVRAM nothing stays between its phases; with LOWVRAM the denoising network is streamed besides.
+    """
+
+    AUTO = "auto"
+    MEDVRAM = "medvram"
+    LOWVRAM = "lowvram"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +48,21 @@ class Need:
 _UNET_BYTES_PER_PIXEL = 2048
 _VAE_BYTES_PER_PIXEL = 4096
 _LEAST_WORKING_BYTES = 128 * 2**20
+_NETWORKS = frozenset({"unet", "transformer"})
 
 
 def working_bytes(component: str, *, pixels: int, batch_size: int) -> int:
     """An estimate of what `component` ("unet", "vae", "text_encoder", …) needs to work on `pixels` a picture."""
-    if component in ("unet", "transformer"):
+    if component in _NETWORKS:
         return _LEAST_WORKING_BYTES + _UNET_BYTES_PER_PIXEL * pixels * batch_size
     if component == "vae":
         return _LEAST_WORKING_BYTES + _VAE_BYTES_PER_PIXEL * pixels
     return _LEAST_WORKING_BYTES
+
+
+def needs_tiles(vae: Need, *, free_bytes: int) -> bool:
+    """Whether a VAE cannot work on whole pictures with `free_bytes`, even if nothing else is on the device."""
+    return vae.working_bytes > _LEAST_WORKING_BYTES and vae.weight_bytes + vae.working_bytes > free_bytes
 
 
 def visit(need: Need, *, free_bytes: int) -> Place:
@@ -52,12 +70,16 @@ def visit(need: Need, *, free_bytes: int) -> Place:
     return Place.VISITING if need.weight_bytes + need.working_bytes <= free_bytes else Place.STREAMED
 
 
-def plan(needs: Mapping[str, Need], *, free_bytes: int) -> dict[str, Place]:
+def plan(needs: Mapping[str, Need], *, free_bytes: int, bound: Bound = Bound.AUTO) -> dict[str, Place]:
     """The place of each component on a device with `free_bytes` for all of them and their work.
 
-    As many bytes as possible are kept, so that as few as possible travel for each picture. A component that could not
-    even visit an empty device is streamed, and the others make room for its work alone.
+    As many bytes as possible are kept within `bound`, so that as few as possible travel for each picture. A component
+    that could not even visit an empty device is streamed, and the others make room for its work alone.
     """
+    if bound is not Bound.AUTO:
+        places = {name: visit(need, free_bytes=free_bytes) for name, need in needs.items()}
+        streamed = _NETWORKS & needs.keys() if bound is Bound.LOWVRAM else frozenset[str]()
+        return {**places, **dict.fromkeys(streamed, Place.STREAMED)}
     kept: tuple[str, ...] = ()  # the last and lightest subset, where none fits
     for kept in _subsets_by_weight(needs):
         if _peak_bytes(needs, kept, free_bytes) <= free_bytes:
@@ -91,3 +113,15 @@ def _peak_bytes(needs: Mapping[str, Need], kept: tuple[str, ...], free_bytes: in
         visits = name not in kept and visit(need, free_bytes=free_bytes) is Place.VISITING
         phases.append(base + need.working_bytes + (need.weight_bytes if visits else 0))
     return max(phases)
+
+
+_WORDS = {Place.VISITING: "brought for its phase", Place.STREAMED: "streamed layer by layer"}
+
+
+def in_words(places: Mapping[str, Place]) -> str:
+    """The plan as people read it, such as "text encoder 1 brought for its phase, unet streamed layer by layer".
+
+    "everything stays on the device" where nothing travels.
+    """
+    told = [f"{name.replace('_', ' ')} {_WORDS[place]}" for name, place in places.items() if place is not Place.KEPT]
+    return ", ".join(told) if told else "everything stays on the device"

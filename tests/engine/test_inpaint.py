@@ -5,12 +5,12 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from webui.core.errors import InvalidRequest, UnreadableImage
 from webui.core.events import ImageReady
 from webui.core.geometry import Box, Size
-from webui.core.requests import Inpaint, InpaintArea, MaskedContent, ResizeMode
+from webui.core.requests import Inpaint, InpaintArea, MaskedContent, ResizeMode, SoftInpainting, StartOptions
 from webui.engine import inpaint
 from webui.engine.img2img import fit
 
@@ -70,6 +70,110 @@ def test_the_whole_picture_is_the_resized_one_outside_the_mask(run, mode):
     assert made.size == (64, 64)
     assert not changed[mask == 0].any()
     assert changed[mask == 255].mean() > 0.9
+
+
+def random_mask(rng, size):
+    """Rectangles and ellipses of random greys on black."""
+    mask = Image.new("L", size, 0)
+    for _ in range(rng.integers(1, 4)):
+        left, top = rng.integers(0, size[0] - 4), rng.integers(0, size[1] - 4)
+        box = (left, top, left + rng.integers(2, size[0] // 2), top + rng.integers(2, size[1] // 2))
+        draw = ImageDraw.Draw(mask)
+        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(tuple(map(int, box)), fill=int(rng.integers(1, 256)))
+    return mask
+
+
+@pytest.mark.parametrize("case", range(60))
+def test_pixels_outside_the_blurred_mask_are_the_inputs_byte_for_byte(case):
+    rng = np.random.default_rng(case)
+    size = tuple(int(side) for side in rng.integers(24, 160, 2))
+    before = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3 if case % 3 else 4), dtype=np.uint8))
+    mask = random_mask(rng, size)
+    blur = tuple(int(side) for side in rng.integers(0, 9, 2))
+    asked = Size(*(int(side) * 8 for side in rng.integers(8, 20, 2)))
+    area, mode = list(InpaintArea)[case % 2], list(ResizeMode)[case % 4]
+    prepared = inpaint.prepare(
+        request(
+            init_image=png(before),
+            mask=png(mask),
+            mask_blur=blur[0],
+            mask_blur_y=blur[1],
+            area=area,
+            resize_mode=mode,
+            width=asked.width,
+            height=asked.height,
+            padding=int(rng.integers(0, 40)),
+        )
+    )
+    assert prepared.image.size == prepared.mask.size == (asked.width, asked.height)
+
+    if area is InpaintArea.WHOLE:
+        before, mask = fit(before, asked, mode), mask.filter(ImageFilter.GaussianBlur(blur))
+        mask = fit(mask, asked, mode, Image.Resampling.BILINEAR)
+    else:
+        mask = mask.filter(ImageFilter.GaussianBlur(blur))
+    outside = np.asarray(mask) == 0
+    made = noise_picture(asked.width, asked.height)
+    changed = Image.fromarray(rng.integers(0, 256, (asked.height // 8, asked.width // 8), dtype=np.uint8))
+    for share in (None, changed, Image.new("L", changed.size, 255)):
+        after = prepared.paste(made, share)
+        assert after.mode == before.mode
+        assert after.size == before.size
+        assert np.array_equal(np.asarray(after)[outside], np.asarray(before)[outside])
+    inside = np.asarray(mask) == 255
+    if area is InpaintArea.WHOLE:
+        assert np.array_equal(np.asarray(prepared.paste(made))[inside][:, :3], np.asarray(made)[inside])
+    assert (np.asarray(prepared.paste(made))[inside][:, 3:] == 255).all()
+
+
+def test_half_masked_pixels_of_a_clear_picture_show_what_was_made_and_nothing_hidden():
+    clear = Image.new("RGBA", (96, 80), (0, 255, 0, 0))
+    prepared = inpaint.prepare(
+        request(init_image=png(clear), mask=png(MASK.point([0] * 255 + [128])), width=96, height=80, mask_blur=0)
+    )
+    after = prepared.paste(Image.new("RGB", (96, 80), (200, 100, 50)))
+    assert after.getpixel((60, 30)) == (200, 100, 50, 128)
+    assert after.getpixel((2, 2)) == (0, 255, 0, 0)
+
+
+def test_transparency_survives_and_an_opaque_picture_gets_none(run):
+    alpha = Image.linear_gradient("L").resize(PICTURE.size)
+    clear = PICTURE.copy()
+    clear.putalpha(alpha)
+    made = picture(run, init_image=png(clear), width=96, height=80, steps=1)
+    outside = np.asarray(MASK.filter(ImageFilter.GaussianBlur(4))) == 0
+    assert made.mode == "RGBA"
+    assert np.array_equal(np.asarray(made)[outside], np.asarray(clear)[outside])
+    assert inpaint.prepare(request(init_image=png(PICTURE.convert("RGBA")))).original.mode == "RGB"
+
+
+def test_what_shows_through_a_clear_picture_is_the_background():
+    clear = Image.new("RGBA", (96, 80), (9, 9, 9, 0))
+    start = StartOptions(background="#ff8000")
+    prepared = inpaint.prepare(request(init_image=png(clear), start=start))
+    assert prepared.image.getpixel((5, 5)) == (255, 128, 0)
+
+
+def test_the_mask_is_blurred_by_its_own_measure_each_way():
+    def reach(x, y):
+        return inpaint.prepare(request(mask_blur=x, mask_blur_y=y)).source_mask.getbbox()
+
+    assert reach(0, 0) == (50, 20, 70, 40)
+    wide, tall, both = reach(4, 0), reach(0, 4), reach(4, None)
+    assert wide[0] < 45
+    assert (wide[1], wide[3]) == (20, 40)
+    assert tall[1] < 15
+    assert (tall[0], tall[2]) == (50, 70)
+    assert both == (wide[0], tall[1], wide[2], tall[3])
+
+
+@pytest.mark.parametrize("area", list(InpaintArea))
+def test_soft_inpainting_keeps_every_pixel_outside_and_changes_the_rest(run, area):
+    made = picture(run, area=area, soft=SoftInpainting(enabled=True), mask_blur=3, width=96, height=80)
+    mask = np.asarray(MASK.filter(ImageFilter.GaussianBlur(3)))
+    changed = (np.asarray(PICTURE) != np.asarray(made)).any(-1)
+    assert not changed[mask == 0].any()
+    assert changed[mask > 250].mean() > 0.9
 
 
 def test_an_inverted_mask_changes_the_rest(run):

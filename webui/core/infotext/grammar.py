@@ -104,7 +104,7 @@ def write_infotext(prompt: str, negative_prompt: str, pairs: Mapping[str, str]) 
     body = _encodable(prompt)
     if negative_prompt:
         body += f"\n{NEGATIVE_MARKER} {_encodable(negative_prompt)}"
-    line = ", ".join(_format_pair(key, pairs[key]) for key in sorted(pairs, key=_rank) if pairs[key])
+    line = ", ".join(format_pair(key, pairs[key]) for key in sorted(pairs, key=_rank) if pairs[key])
     text = f"{body}\n{line}".strip()
     read = parse_infotext(text)
     for key, written, seen in (
@@ -126,7 +126,8 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _format_pair(key: str, value: str) -> str:
+def format_pair(key: str, value: str) -> str:
+    """One pair as text; raises ValueError for a key that could not be read back."""
     if not _KEY.fullmatch(key):
         raise ValueError(f"The infotext key {key!r} could not be read back; use letters, digits, spaces, - and /.")
     if key == value:

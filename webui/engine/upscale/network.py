@@ -1,37 +1,86 @@
-"""An upscaler file as a network: what spandrel recognises in it, checked for what we need."""
+"""An upscaler file as a network: what spandrel recognises in it, checked for what we need, and run in its precision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from webui.checkpoints.weights import open_weights
-from webui.core.errors import UnsupportedModel
+from webui.core.errors import UnsupportedModel, UserError
 from webui.hardware import torchvision_operators
+from webui.hardware.device import choose_dtype
+
+if TYPE_CHECKING:
+    from spandrel import ImageModelDescriptor
+
+logger = logging.getLogger(__name__)
+
+_RGB, _GREY = (3, 3), (1, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpscalerNetwork:
-    """A network that enlarges by `scale`: ``run`` takes (1, 3, h, w) in 0…1 to (1, 3, h · scale, w · scale)."""
+    """A network that enlarges RGB pictures by `scale`, 1 for one that only restores them.
+
+    `tileable` is whether it may see a picture in parts. It works in half precision where that was chosen, until
+    that is not enough for it.
+    """
 
     name: str
     scale: int
-    run: Callable[[Tensor], Tensor]
+    tileable: bool
     device: torch.device
-    weight_bytes: int
+    model: ImageModelDescriptor[Any]
+
+    @property
+    def weight_bytes(self) -> int:
+        """What its weights take."""
+        return sum(weight.nbytes for weight in self.model.model.parameters())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision it works in."""
+        return self.model.dtype
+
+    def run(self, pixels: Tensor) -> Tensor:
+        """(1, 3, h, w) in 0…1 on any device → (1, 3, h · scale, w · scale) in 0…1, float32 on the CPU.
+
+        Sizes that the network cannot take are mirrored up to ones that it can. Numbers that are not finite in half
+        precision make it work in full precision from then on; raises `UserError` where that does not help.
+        """
+        made = self._call(pixels)
+        if not torch.isfinite(made).all() and self.dtype != torch.float32:
+            with torch.inference_mode(False):  # weights made in it could not be changed outside it
+                self.model.float()
+            made = self._call(pixels)
+        if not torch.isfinite(made).all():
+            raise UserError(
+                f"The upscaler {self.name} makes numbers that are not finite (NaN) of this picture; choose another."
+            )
+        return made
+
+    def _call(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.device, self.dtype)
+        if self.model.input_channels == 1:  # one for grey pictures sees the three colours one by one
+            made = torch.cat([self.model(channel) for channel in pixels.split(1, dim=1)], dim=1)
+        else:
+            made = self.model(pixels)
+        return made.float().cpu()
 
 
 def load_upscaler(path: Path, device: torch.device, *, conversions: Path | None = None) -> UpscalerNetwork:
-    """The network in `path` on `device`, in float32; see `webui.checkpoints.weights` for `conversions`.
+    """The network in `path` on `device`; see `webui.checkpoints.weights` for `conversions`.
 
-    Raises `UnsupportedModel` for damaged files, unknown architectures, and networks that do not enlarge RGB pictures.
+    In half precision on a graphics card, where spandrel says that the architecture bears it. Raises `UnsupportedModel`
+    for damaged files, unknown architectures, and networks that do not make whole pictures of RGB or grey.
     """
     torchvision_operators.declare()
-    from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
+    from spandrel import ModelLoader, ModelTiling, UnsupportedModelError
 
     try:
         model = ModelLoader(device).load_from_state_dict(_read_weights(path, conversions))
@@ -39,16 +88,35 @@ def load_upscaler(path: Path, device: torch.device, *, conversions: Path | None 
         raise UnsupportedModel(f"The upscaler {path.name} is of no architecture that spandrel knows.") from error
     except (RuntimeError, KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"The upscaler {path.name} could not be loaded ({error}); is the file whole?") from error
-    if not isinstance(model, ImageModelDescriptor) or model.input_channels != 3 or model.output_channels != 3:
-        raise UnsupportedModel(f"The upscaler {path.name} does not turn RGB pictures into RGB pictures.")
+    model = _require_pictures(model, path)
     model.eval()
+    if model.supports_half:
+        model.to(choose_dtype(device))
     return UpscalerNetwork(
         name=path.stem,
         scale=model.scale,
-        run=model,
+        tileable=model.tiling is not ModelTiling.INTERNAL,
         device=device,
-        weight_bytes=sum(weight.nbytes for weight in model.model.parameters()),
+        model=model,
     )
+
+
+def _require_pictures(model: object, path: Path) -> ImageModelDescriptor[Any]:
+    """`model` if it makes pictures of pictures; raises `UnsupportedModel`."""
+    from spandrel import ImageModelDescriptor
+
+    if not isinstance(model, ImageModelDescriptor):
+        raise UnsupportedModel(f"The upscaler {path.name} needs a mask beside the picture, so it is no upscaler.")
+    if model.purpose == "FaceSR":
+        raise UnsupportedModel(
+            f"The upscaler {path.name} restores faces and not whole pictures; it belongs among the face restorers."
+        )
+    if (model.input_channels, model.output_channels) not in (_RGB, _GREY):
+        raise UnsupportedModel(
+            f"The upscaler {path.name} takes {model.input_channels} channels and gives {model.output_channels};"
+            " only networks for RGB or grey pictures can be used."
+        )
+    return model
 
 
 def _read_weights(path: Path, conversions: Path | None) -> dict[str, Tensor]:

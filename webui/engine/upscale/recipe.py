@@ -1,98 +1,164 @@
-"""How a picture is enlarged: filter or network, tile by tile, then exactly to the size asked for."""
+"""How a picture is enlarged: by one upscaler or two, exactly to the size asked for, with its transparency and faces."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
+from webui.core.errors import OutOfMemory
 from webui.core.events import Event, Finished, ImageReady, Started, Step
-from webui.core.geometry import Size
+from webui.core.geometry import Box, Size
 from webui.core.ports import Control
 from webui.core.requests import Upscale
 from webui.engine.phases import Phases
 from webui.engine.pixels import read_image
-from webui.engine.upscale.network import UpscalerNetwork
-from webui.engine.upscale.tiling import strips
+from webui.engine.upscale.infotext import extended
+from webui.engine.upscale.transparency import as_colours, enlarged_alpha, visible_colours
+from webui.engine.upscale.upscalers import Enlarging, Upscaler
+from webui.hardware.memory import free_ram_bytes
 
-FILTERS = {"Lanczos": Image.Resampling.LANCZOS, "Nearest": Image.Resampling.NEAREST}
+# What an enlarged picture takes in main memory: twice its bytes while it is cut to size, and once as the result before.
+_BYTES_PER_PIXEL = 9
 
 
-@torch.inference_mode()
-def upscale(request: Upscale, network: UpscalerNetwork | None, *, control: Control) -> Iterator[Event]:
-    """The events of `request`; one `Step` a tile. `network` is None for the built-in filters.
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where an upscale ends: the picture is enlarged to `size`, then cut to `box`."""
 
-    Transparency is kept (enlarged by Lanczos, or by the filter). Raises `UnreadableImage`.
+    size: Size
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class _Blend:
+    """Two upscalers as one: `visibility` is the second's share. Implements `Upscaler`."""
+
+    first: Upscaler
+    second: Upscaler
+    visibility: float
+
+    def steps(self, size: Size, target: Size) -> int:
+        return self.first.steps(size, target) + self.second.steps(size, target)
+
+    def enlarge(self, image: Image.Image, target: Size) -> Enlarging:
+        one = yield from self.first.enlarge(image, target)
+        other = yield from self.second.enlarge(image, target)
+        return Image.blend(one, other, self.visibility)
+
+
+@dataclass(slots=True)
+class _Counter:
+    """Makes a request's `Step`s; `skipped` once it was asked to leave the picture."""
+
+    total: int
+    control: Control
+    index: int = 0
+    skipped: bool = False
+
+    def follow(self, going: Enlarging) -> Generator[Event, None, Image.Image | None]:
+        """The events of an upscale, and the picture at its end; None where that was skipped."""
+        while not self._skip():
+            try:
+                notice = next(going)
+            except StopIteration as end:
+                return end.value
+            yield self.step() if notice is None else notice
+        going.close()
+        return None
+
+    def step(self) -> Step:
+        self.index += 1
+        return Step(index=self.index, total=self.total, batch=0)
+
+    def _skip(self) -> bool:
+        self.skipped = self.skipped or self.control.take_skip()
+        return self.skipped
+
+
+def upscale(
+    request: Upscale,
+    find: Callable[[str], Upscaler],
+    *,
+    control: Control,
+    restore: Callable[[Image.Image], Image.Image] | None = None,
+) -> Iterator[Event]:
+    """The events of `request`; one `Step` a tile, and one for faces.
+
+    `find` gives the upscaler of a name, `restore` a picture whose faces were restored as the request asks. Raises
+    `UnreadableImage`, what `find` and `restore` raise, and `OutOfMemory` for results that main memory cannot hold.
     """
     phases = Phases()
 
-    # 1. The picture, its transparency apart.
+    # 1. The picture, its transparency apart, and where it is to end.
     with phases("prepare"):
         source = read_image(request.image, "picture to upscale")
         text = str(source.info.get("parameters", ""))
         alpha = source.getchannel("A") if source.mode == "RGBA" else None
-        colours = source.convert("RGB")
-    target = Size(*source.size).scaled(request.scale)
+        colours = source.convert("RGB") if alpha is None else visible_colours(source)
+        size = Size(*source.size)
+        frame = frame_of(request, size)
+        require_room(frame.size)
+    with phases("load"):
+        upscaler = _upscaler(request, find)
 
-    # 2. The colours, by tiles if a network does it.
-    resample = FILTERS.get(request.upscaler, Image.Resampling.LANCZOS)
-    total = 1 if network is None else _tile_count(source.size, request)
-    yield Started(total_images=1, total_steps=total)
-    if network is None:
-        yield Step(index=1, total=1, batch=0)
-    else:
-        with phases("upscale"):
-            made = yield from _by_network(colours, network, request, total, control)
-        if made is None:
-            yield Finished(seconds=dict(phases.seconds))
-            return
-        colours = made
+    # 2. Colours and alpha, each enlarged and cut to the frame.
+    layers = [colours] if alpha is None else [colours, as_colours(alpha)]
+    faces = request.faces if restore is not None and request.faces.model else None
+    counter = _Counter(upscaler.steps(size, frame.size) * len(layers) + (faces is not None), control)
+    yield Started(total_images=1, total_steps=counter.total)
+    made: list[Image.Image] = []
+    with phases("upscale"):
+        for layer in layers:
+            enlarged = yield from counter.follow(upscaler.enlarge(layer, frame.size))
+            if enlarged is not None:
+                made.append(enlarged)
+    if counter.skipped:
+        yield Finished(seconds=dict(phases.seconds))
+        return
+    image = made[0].crop(frame.box.corners)
 
-    # 3. Exactly the size asked for, the transparency back, and a text that says what was done.
-    with phases("resize"):
-        image = _resized(colours, target, resample)
-        if alpha is not None:
-            image.putalpha(_resized(alpha, target, resample))
-    yield ImageReady(index=0, image=image, seed=0, infotext=_infotext(text, request))
+    # 3. Faces, once they are large.
+    if restore is not None and faces is not None:
+        with phases("faces"):
+            image = restore(image)
+        yield counter.step()
+
+    # 4. The transparency back, and a text that says what was done.
+    if alpha is not None:
+        image.putalpha(enlarged_alpha(alpha, made[1]).crop(frame.box.corners))
+    yield ImageReady(index=0, image=image, seed=0, infotext=extended(text, request))
     yield Finished(seconds=dict(phases.seconds))
 
 
-def _resized(image: Image.Image, size: Size, resample: Image.Resampling) -> Image.Image:
-    return image.resize((size.width, size.height), resample)
+def frame_of(request: Upscale, size: Size) -> Frame:
+    """Where `request` takes a picture of `size`: by its scale, or to its width and height, cut or fitted into them."""
+    if not request.width:
+        target = size.scaled(request.scale)
+        return Frame(target, Box(0, 0, target.width, target.height))
+    factors = request.width / size.width, request.height / size.height
+    if not request.crop:
+        target = size.scaled(min(factors))
+        return Frame(target, Box(0, 0, target.width, target.height))
+    covering = size.scaled(max(factors))
+    target = Size(max(covering.width, request.width), max(covering.height, request.height))
+    left, top = (target.width - request.width) // 2, (target.height - request.height) // 2
+    return Frame(target, Box(left, top, left + request.width, top + request.height))
 
 
-def _tile_count(size: tuple[int, int], request: Upscale) -> int:
-    columns, rows = (len(strips(length, request.tile, request.overlap, 1)) for length in size)
-    return columns * rows
+def require_room(size: Size) -> None:
+    """Raises `OutOfMemory` where main memory cannot hold an upscale to `size`: asking for it would end the process."""
+    needed, free = size.area * _BYTES_PER_PIXEL, free_ram_bytes()
+    if needed > free:
+        raise OutOfMemory(
+            f"A picture of {size} needs about {needed / 2**30:.1f} GiB of main memory and {free / 2**30:.1f} GiB are"
+            " free; choose a smaller scale, or close other programs."
+        )
 
 
-def _by_network(
-    image: Image.Image, network: UpscalerNetwork, request: Upscale, total: int, control: Control
-) -> Generator[Step, None, Image.Image | None]:
-    """`image` enlarged by the network's own scale, or None if it was skipped."""
-    # (3, h, w) in 0…1; tiles go to the device one by one and the sum stays in main memory.
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1).div_(255)
-    scale = network.scale
-    result = torch.zeros(3, image.height * scale, image.width * scale)
-    index = 0
-    for row in strips(image.height, request.tile, request.overlap, scale):
-        for column in strips(image.width, request.tile, request.overlap, scale):
-            if control.take_skip():
-                return None
-            tile = pixels[:, row.start : row.end, column.start : column.end].unsqueeze(0).contiguous()
-            made: Tensor = network.run(tile.to(network.device))[0].float().cpu()
-            where = result[:, row.start * scale : row.end * scale, column.start * scale : column.end * scale]
-            where += made * row.weights[:, None] * column.weights
-            index += 1
-            yield Step(index=index, total=total, batch=0)
-    array = result.mul_(255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(array)
-
-
-def _infotext(text: str, request: Upscale) -> str:
-    """What the picture said before, with A1111's pairs for an upscale after it."""
-    pairs = f"Postprocess upscale by: {request.scale:g}, Postprocess upscaler: {request.upscaler}"
-    return f"{text}, {pairs}" if text else pairs
+def _upscaler(request: Upscale, find: Callable[[str], Upscaler]) -> Upscaler:
+    first = find(request.upscaler)
+    if not request.upscaler_2 or request.upscaler_2_visibility == 0:
+        return first
+    return _Blend(first, find(request.upscaler_2), request.upscaler_2_visibility)

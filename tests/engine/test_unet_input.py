@@ -108,3 +108,12 @@ def test_such_models_run_every_task(kind, channels, bench, tiny, diffusers, requ
     for request in requests:
         events = list(generate(request, laid_out, control=Control()))
         assert [event.image.size for event in events if isinstance(event, ImageReady)] == [(64, 64)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [0.0, 0.25, 1.0])
+def test_less_hidden_shows_an_inpainting_model_more_of_the_picture(tiny, pixels, hidden):
+    mask = Image.new("L", (64, 32), 255)
+    got = beside_latents(with_input(tiny, "inpaint"), SIZE, pixels=pixels, mask=mask, hidden=hidden)
+
+    torch.testing.assert_close(got[:, 1:], latents(tiny, pixels * (1 - hidden)) * tiny.scaling_factor)

@@ -10,12 +10,23 @@ import torch
 
 from webui.checkpoints.hash import PendingHash
 from webui.checkpoints.loaded import LoadedCheckpoint
+from webui.core.catalogue import BUILT_IN_UPSCALERS
+from webui.core.errors import UpscalerNotFound
 from webui.core.requests import Extras
 from webui.engine.conditioning import Embeddings, PromptCache
 from webui.engine.extras import patched_vae
 from webui.engine.phases import Phases
 from webui.engine.placement import placed
 from webui.engine.previews import Render
+from webui.engine.upscale.upscalers import Upscaler, built_in
+
+
+def built_in_upscaler(name: str) -> Upscaler:
+    """The filter of that name; raises `UpscalerNotFound`."""
+    found = built_in(name)
+    if found is None:
+        raise UpscalerNotFound(f"There is no upscaler {name!r} here; choose one of {', '.join(BUILT_IN_UPSCALERS)}.")
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +38,8 @@ class Bench:
     "" without one. The hashes may still be in the making. `embeddings` may be named in prompts; `patches` tells what
     LoRAs change in the text encoders from any other such change; `network_hashes` are A1111's pairs about both, and
     `notices` what the person at the page should know about them. `refine` lays out the refiner's own bench, where one
-    is asked for; `render` makes previews.
+    is asked for, and `hires` that of hires fix's second pass, where it differs from this (its hashes are
+    those of both); `upscaler` finds a pixel upscaler by its name. `render` makes previews.
     """
 
     checkpoint: LoadedCheckpoint
@@ -42,6 +54,8 @@ class Bench:
     network_hashes: Callable[[], Mapping[str, str]] = dict
     notices: tuple[str, ...] = ()
     refine: Callable[[], AbstractContextManager[Bench]] | None = None
+    hires: Callable[[], AbstractContextManager[Bench]] | None = None
+    upscaler: Callable[[str], Upscaler] = built_in_upscaler
     render: Render | None = None
     prompts: PromptCache = field(default_factory=PromptCache)
     phases: Phases = field(default_factory=Phases)

@@ -1,26 +1,29 @@
 """How a picture is made. Read this first: `generate` is the recipe, its numbered steps lead to every other module.
 
-Txt2img, img2img and inpaint share it; what they start from is told apart in `canvas`, how they denoise is in `passes`.
-Upscaling is another recipe, in `upscale`. Nothing here owns a model, a lock or a thread: that is `manager`'s.
+Txt2img, img2img and inpaint share it; what they start from is told apart in `canvas`, how they denoise is in `passes`,
+how they are made larger and denoised again in `hires`. Upscaling is another recipe, in `upscale`. Nothing here owns a
+model, a lock or a thread: that is `manager`'s.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import torch
 
 from webui.core.events import Event, Finished, ImageReady, Started
 from webui.core.infotext import format_infotext
 from webui.core.ports import Control
-from webui.core.requests import DiffusionRequest, alone
+from webui.core.requests import DiffusionRequest, Txt2Img, alone
 from webui.engine.bench import Bench
-from webui.engine.canvas import make_canvas
+from webui.engine.canvas import Canvas, make_canvas
+from webui.engine.hires import TwoPasses
 from webui.engine.img2img import walk_of
 from webui.engine.noise import settled_source
 from webui.engine.notices import Notices
-from webui.engine.passes import Place, make_pass
+from webui.engine.passes import OnePass, Passes, Place, make_pass
 from webui.engine.pixels import decode, to_images
 
 
@@ -33,15 +36,15 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
     checkpoint, notices = bench.checkpoint, Notices()
     notices.say(*bench.notices)
 
-    # 1. The noise levels to walk through: the schedule type's, from this model's own table, or the last of them.
-    walk = make_pass(request, bench, walk_of(request))
-
-    # 2. The picture to start from, if there is one.
+    # 1. The picture to start from, if there is one.
     with bench.vae_at_work(request.extras, "prepare"):
         canvas = make_canvas(request, checkpoint, bench.device)
 
-    at_once = 1 if walk.sampler.one_by_one else request.batch_size
-    total = walk.steps * request.total_images // at_once
+    # 2. The noise levels to walk through: the schedule type's, from this model's own table, or the last of them.
+    passes = _passes(request, bench, canvas)
+    at_once = 1 if passes.one_by_one else request.batch_size
+    steps = passes.steps(at_once)
+    total = steps * request.total_images // at_once
     yield Started(
         total_images=request.total_images,
         total_steps=total,
@@ -51,27 +54,29 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
     yield from notices.take()
 
     # 3. The words.
-    with bench.phases("encode"):
-        plan = walk.words()
+    passes.encode()
 
     for first in range(start_batch * request.batch_size, request.total_images, at_once):
-        # 4. From noise, a stream for each picture, to latents, step by step.
+        # 4. From noise, a stream for each picture, to latents, step by step; with hires fix, once more and larger.
         singles = _singles(request, range(first, first + at_once), bench.device)
-        place = Place(batch=first // request.batch_size, before=first // at_once * walk.steps, total=total)
-        latents = yield from walk.walk(canvas, plan, singles, place=place, control=control, notices=notices)
-        if latents is None:
-            continue
+        batch, before = first // request.batch_size, first // at_once * steps
+        place = Place(batch=batch, before=before, total=total, control=control, notices=notices)
+        with ExitStack() as stack:
+            latents, last = yield from passes.run(singles, place, stack)
+            if latents is None:
+                continue
 
-        # 5. From latents to pictures, each with the text that can make it again.
-        with bench.vae_at_work(request.extras, "decode"):
-            pictures = to_images(decode(checkpoint.vae, latents, checkpoint.scaling_factor, say=notices.say))
+            # 5. From latents to pictures, each with the text that can make it again.
+            with last.vae_at_work(request.extras, "decode"):
+                vae, factor = last.checkpoint.vae, last.checkpoint.scaling_factor
+                pictures = to_images(decode(vae, latents, factor, say=notices.say))
         yield from notices.take()
         for index, picture in enumerate(pictures):
             yield ImageReady(
                 index=first + index,
                 image=canvas.finish(picture, latents[index]),
                 seed=singles[index].seed,
-                infotext=_infotext(singles[index], bench),
+                infotext=_infotext(singles[index], bench, last),
             )
         # A wish to skip that came too late was for this batch, not for the next.
         control.take_skip()
@@ -80,18 +85,22 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
     yield Finished(seconds=dict(bench.phases.seconds))
 
 
+def _passes(request: DiffusionRequest, bench: Bench, canvas: Canvas) -> Passes:
+    """The walks of `request`: one from `canvas`, and with hires fix another, in which alone the refiner takes over."""
+    hires = isinstance(request, Txt2Img) and request.hires.enabled
+    first = OnePass(make_pass(request, bench, walk_of(request), refines=not hires), canvas)
+    return TwoPasses(request, first) if isinstance(request, Txt2Img) and hires else first
+
+
 def _singles(request: DiffusionRequest, indices: range, device: torch.device) -> list[DiffusionRequest]:
     """For each of the pictures the request that makes it alone, with the noise source that it really has."""
     request = dataclasses.replace(request, noise_source=settled_source(request.noise_source, device))
     return [alone(request, index) for index in indices]
 
 
-def _infotext(single: DiffusionRequest, bench: Bench) -> str:
-    """The text of the picture that `single` makes; waits for hashes that are still in the making."""
+def _infotext(single: DiffusionRequest, bench: Bench, last: Bench) -> str:
+    """The text of the picture that `single` makes, decoded on `last`; waits for hashes still in the making."""
     vae = {"VAE": bench.vae_name, "VAE hash": bench.vae_hash()} if bench.vae_name else {}
     return format_infotext(
-        single,
-        model=bench.checkpoint.info.name,
-        model_hash=bench.model_hash(),
-        extra={**vae, **bench.network_hashes()},
+        single, model=bench.checkpoint.info.name, model_hash=bench.model_hash(), extra={**vae, **last.network_hashes()}
     )

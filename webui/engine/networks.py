@@ -46,6 +46,13 @@ class Networks:
         return {"Lora hashes": _listed(self.lora_hashes), "TI hashes": _listed(self.embedding_hashes)}
 
 
+def joined(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
+    """The pairs of `Networks.infotext` of two passes as one picture's, each name once."""
+    keys = dict.fromkeys([*one, *other])
+    named = {key: [*one.get(key, "").split(", "), *other.get(key, "").split(", ")] for key in keys}
+    return {key: ", ".join(dict.fromkeys(filter(None, entries))) for key, entries in named.items()}
+
+
 class Shelf:
     """LoRAs and embeddings of a models folder. Owned by the manager, which lets one thread in at a time.
 

@@ -1,15 +1,17 @@
 """One walk of a sampler, from the latents that a canvas holds to latents without noise.
 
-Every recipe's part that denoises is a `Pass`: txt2img, img2img, inpaint and the second pass of hires fix. It knows no
-VAE and makes no pictures. `_network` is where the network comes under guidance; whatever changes how the network is
-asked belongs there, or in `guidance`.
+Every recipe's part that denoises is a `Pass`: txt2img, img2img, inpaint and the second pass of hires fix; `Passes` are
+all of a request's. They know no VAE and make no pictures. `Pass._network` is where a network comes under guidance;
+what changes how the network is asked belongs there, or in `guidance`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import dataclasses
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -44,11 +46,25 @@ LATENT_PIXELS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where in its request a walk stands: its `batch`, and how many of the request's `total` steps come before it."""
+    """Where in its request a walk stands: its `batch`, and how many of the request's `total` steps come before it.
+
+    `control` is asked whether the batch is skipped; `notices` are passed on between the steps.
+    """
 
     batch: int
     before: int
     total: int
+    control: Control
+    notices: Notices
+
+    def step(self, index: int, *, sigma: float = 0.0, preview: Callable[[], bytes] | None = None) -> Step:
+        """The event for step `index` (from 0) of the walk."""
+        made = self.before + index + 1
+        return Step(index=made, total=self.total, batch=self.batch, sigma=sigma, preview=preview)
+
+    def later(self, steps: int) -> Place:
+        """The place `steps` further on."""
+        return dataclasses.replace(self, before=self.before + steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,14 +120,7 @@ class Pass:
         return encoder.plan(prompt, request.negative_prompt, self.counted)
 
     def walk(
-        self,
-        canvas: Canvas,
-        plan: PromptPlan,
-        singles: Sequence[DiffusionRequest],
-        *,
-        place: Place,
-        control: Control,
-        notices: Notices,
+        self, canvas: Canvas, plan: PromptPlan, singles: Sequence[DiffusionRequest], place: Place
     ) -> Generator[Step | Notice, None, Tensor | None]:
         """The steps from `canvas` to latents (N, 4, h, w), which it returns, or None if they were skipped.
 
@@ -124,9 +133,9 @@ class Pass:
         x = self._start(canvas, noise)
         drawn = self._noise_on_the_way(noise, singles[0], shape)
         with bench.phases("denoise"), ExitStack() as stack, placed(bench.checkpoint.unet, bench.device):
-            denoiser = canvas.masked(self._denoiser(plan, canvas.beside, stack, notices))
-            steps = denoise(self.sampler, denoiser, x, self.sigmas, drawn, request.sampler_options, control)
-            return (yield from self._as_events(steps, place, notices))
+            denoiser = canvas.masked(self._denoiser(plan, canvas.beside, stack, place.notices))
+            steps = denoise(self.sampler, denoiser, x, self.sigmas, drawn, request.sampler_options, place.control)
+            return (yield from self._as_events(steps, place))
 
     def _start(self, canvas: Canvas, noise: Noise) -> Tensor:
         """The latents at the first noise level; drawing them opens the streams of `noise`."""
@@ -206,23 +215,77 @@ class Pass:
         return adjusted(denoiser, request.extras, request.cfg_scale)
 
     def _as_events(
-        self, steps: Generator[SamplerStep, None, Tensor | None], place: Place, notices: Notices
+        self, steps: Generator[SamplerStep, None, Tensor | None], place: Place
     ) -> Generator[Step | Notice, None, Tensor | None]:
         """The steps of the walk as events, with what was said on the way; returns what `steps` returns."""
         while True:
             try:
                 step = next(steps)
             except StopIteration as end:
-                yield from notices.take()
+                yield from place.notices.take()
                 return end.value
-            yield from notices.take()
-            yield Step(
-                index=place.before + step.index + 1,
-                total=place.total,
-                batch=place.batch,
-                sigma=step.sigma,
-                preview=preview_of(step.denoised, self.bench.render),
-            )
+            yield from place.notices.take()
+            yield place.step(step.index, sigma=step.sigma, preview=preview_of(step.denoised, self.bench.render))
+
+
+class Passes(Protocol):
+    """All the walks of a request: one, or hires fix's two."""
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether pictures must be made one at a time."""
+        ...
+
+    def steps(self, pictures: int) -> int:
+        """How many steps are walked for a batch of `pictures`."""
+        ...
+
+    def encode(self) -> None:
+        """Encodes the words of the first walk; once, before `run`."""
+        ...
+
+    def run(
+        self, singles: Sequence[DiffusionRequest], place: Place, stack: ExitStack
+    ) -> Generator[Step | Notice, None, tuple[Tensor | None, Bench]]:
+        """The steps to finished latents (N, 4, h, w), None if they were skipped, and the bench on which to decode them.
+
+        `singles` are the N pictures' own requests. The bench is laid out until `stack` is closed.
+        """
+        ...
+
+
+class OnePass:
+    """`walk` from `canvas`, and that is all: `Passes` without hires fix."""
+
+    def __init__(self, walk: Pass, canvas: Canvas) -> None:
+        self.walk = walk
+        self._canvas = canvas
+        self._plan: PromptPlan | None = None
+
+    @property
+    def one_by_one(self) -> bool:
+        """See `Passes`."""
+        return self.walk.sampler.one_by_one
+
+    def steps(self, pictures: int) -> int:  # noqa: ARG002  # the batch goes through the network together
+        """See `Passes`."""
+        return self.walk.steps
+
+    def encode(self) -> None:
+        """See `Passes`."""
+        with self.walk.bench.phases("encode"):
+            self._plan = self.walk.words()
+
+    def run(
+        self,
+        singles: Sequence[DiffusionRequest],
+        place: Place,
+        stack: ExitStack,  # noqa: ARG002  # nothing is laid out
+    ) -> Generator[Step | Notice, None, tuple[Tensor | None, Bench]]:
+        """See `Passes`."""
+        if self._plan is None:
+            raise RuntimeError("the words are encoded before the first step")
+        return (yield from self.walk.walk(self._canvas, self._plan, singles, place)), self.walk.bench
 
 
 def make_pass(

@@ -23,12 +23,13 @@ from webui.checkpoints.preview_decoder import find_preview_decoder, load_preview
 from webui.core.catalogue import VAE_OWN
 from webui.core.errors import UnsupportedModel, UserError
 from webui.core.extra_networks import take_loras
-from webui.core.requests import DiffusionRequest
+from webui.core.hires import largest_size, second_pass
+from webui.core.requests import DiffusionRequest, Txt2Img, Upscale
 from webui.engine.bench import Bench
 from webui.engine.conditioning import PromptCache
 from webui.engine.masking.foreground import ForegroundFinder, load_foreground_finder
 from webui.engine.masking.words import WordMasker, load_word_masker
-from webui.engine.networks import Shelf
+from webui.engine.networks import Networks, Shelf, joined
 from webui.engine.patches import WeightPatches
 from webui.engine.phases import Phases
 from webui.engine.pipelines import PipelineBench, require_words_alone
@@ -36,7 +37,7 @@ from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, move
 from webui.engine.plan import Need, Place, all_kept_bytes, plan, working_bytes
 from webui.engine.previews import Render, by_colours, by_decoder
 from webui.engine.residents import FixedPart, Resident, Residents
-from webui.engine.upscale import UpscalerNetwork, load_upscaler
+from webui.engine.upscale import TiledNetwork, Upscaler, UpscalerNetwork, built_in, load_upscaler
 from webui.hardware.attention.processor import head_sizes, patched
 from webui.hardware.attention.selector import AUTOMATIC, AttentionChoice, select_attention
 from webui.hardware.device import choose_device, choose_dtype, choose_pipeline_dtype, describe
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
+# Where a request says nothing of an upscaler's tiles, they are the upscale tab's own.
+TILES = Upscale(image=b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +149,8 @@ class Workshop:
                 network_hashes=networks.infotext,
                 notices=networks.notices,
                 refine=refine,
+                hires=self._hires(request, prepared, networks),
+                upscaler=self.enlarger,
                 render=self._render(prepared.checkpoint),
                 prompts=self._prompts,
                 phases=phases,
@@ -187,6 +192,40 @@ class Workshop:
         asked = dataclasses.replace(request, checkpoint=refiner.name, refiner="", vae=VAE_OWN, prompt=prompt)
         return lambda: self.bench(asked, beside_last=True)
 
+    def _hires(
+        self, request: DiffusionRequest, prepared: Prepared, networks: Networks
+    ) -> Callable[[], AbstractContextManager[Bench]] | None:
+        """What lays out the bench of hires fix's second pass; None where the first's does.
+
+        That is so where it has the same checkpoint and words. After the block the first pass's `prepared` checkpoint
+        has its `networks` again. Raises `CheckpointNotFound`, and `UserError` for a checkpoint of another family.
+        """
+        if not isinstance(request, Txt2Img) or not request.hires.enabled:
+            return None
+        base = self._folder.checkpoint(request.checkpoint)
+        asked = second_pass(request)
+        other = self._folder.checkpoint(asked.checkpoint)
+        if other.family != base.family:
+            raise UserError(
+                f"The hires checkpoint {other.name!r} is of another family ({other.family}) than {base.name!r}"
+                f" ({base.family}); choose one of the same family."
+            )
+        words = (request.prompt, request.negative_prompt)
+        if base.name == other.name and words == (asked.prompt, asked.negative_prompt):
+            return None
+
+        @contextmanager
+        def lay_out() -> Iterator[Bench]:
+            with self.bench(asked, beside_last=True) as bench:
+                yield dataclasses.replace(
+                    bench, network_hashes=lambda: joined(networks.infotext(), bench.network_hashes())
+                )
+            if base.name == other.name:
+                with torch.inference_mode(mode=False):
+                    self._shelf.use(request, prepared.checkpoint, prepared.patches, device=self.device)
+
+        return lay_out
+
     def _render(self, checkpoint: LoadedCheckpoint) -> Render | None:
         """How the checkpoint's forming pictures are shown: by a small decoder where there is one, else by colours."""
         path = find_preview_decoder(self._folder.models, checkpoint.info.name, checkpoint.family)
@@ -206,6 +245,10 @@ class Workshop:
         return self._network(
             UpscalerNetwork, path, lambda: load_upscaler(path, self.device, conversions=self._folder.conversions)
         )
+
+    def enlarger(self, name: str) -> Upscaler:
+        """The filter or network of that name, ready for any picture, in tiles; raises as `upscaler` does."""
+        return built_in(name) or TiledNetwork(self.upscaler(name), tile=TILES.tile, overlap=TILES.overlap)
 
     def word_masker(self, folder: Path) -> WordMasker:
         """The network in `folder` that makes masks from words; raises `UnsupportedModel`."""
@@ -323,7 +366,7 @@ class Workshop:
 
     def _places(self, parts: Mapping[str, ModulePart], request: DiffusionRequest) -> dict[str, Place]:
         """Where each of `parts` goes, after others made room."""
-        pixels = request.width * request.height
+        pixels = largest_size(request).area
         needs = {
             name: Need(
                 weight_bytes=part.weight_bytes,

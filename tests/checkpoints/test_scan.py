@@ -192,13 +192,21 @@ def test_a_missing_models_folder_is_told_at_the_start(tmp_path):
 
 
 def test_upscalers_are_the_built_in_ones_and_the_files(models):
-    for name in ("ESRGAN/4x-Sharp.pth", "RealESRGAN/anime.safetensors", "ESRGAN/readme.md", "DAT/Lanczos.pth"):
-        (models / name).parent.mkdir(exist_ok=True)
+    for name in (
+        "ESRGAN/4x-Sharp.pth",
+        "RealESRGAN/anime.safetensors",
+        "ESRGAN/readme.md",
+        "DAT/Lanczos.pth",
+        "HAT/photos/real.pth",
+        "SCUNet/noise.pth",
+        "VAE/no.pth",
+    ):
+        (models / name).parent.mkdir(parents=True, exist_ok=True)
         (models / name).write_bytes(b"x")
 
     folder = CheckpointFolder(models)
 
-    assert folder.upscalers() == ("Lanczos", "Nearest", "4x-Sharp", "anime")
+    assert folder.upscalers() == ("Lanczos", "Nearest", "4x-Sharp", "anime", "real", "noise")
     assert folder.upscaler_path("anime") == models / "RealESRGAN" / "anime.safetensors"
     with pytest.raises(UpscalerNotFound, match=r"'spam'.*4x-Sharp"):
         folder.upscaler_path("spam")

@@ -19,6 +19,7 @@ from webui.checkpoints.faces import FaceFolder
 from webui.checkpoints.maskers import MaskerFolder
 from webui.checkpoints.sidecars import find_sidecars
 from webui.checkpoints.vaes import VaeFolder, is_sidecar
+from webui.checkpoints.walk import files_below
 from webui.core.catalogue import BUILT_IN_UPSCALERS
 from webui.core.errors import CheckpointNotFound, UnsupportedModel, UpscalerNotFound, UserError
 from webui.core.ports import CheckpointInfo
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 BUILT_IN_CHECKPOINT = "atelier-first-light"
 CHECKPOINT_FOLDER = "Stable-diffusion"
-UPSCALER_FOLDERS = ("ESRGAN", "RealESRGAN", "DAT", "SwinIR", "ScuNET")
+# A1111's, and in either case of letters: it writes ScuNET, its users SCUNet.
+UPSCALER_FOLDERS = ("ESRGAN", "RealESRGAN", "DAT", "HAT", "SwinIR", "ScuNET")
 
 # What may hold a model; whether it does, and which kind, is decided by its content.
 _MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", INDEX_SUFFIX)
@@ -180,9 +182,10 @@ class CheckpointFolder:
 
     def _upscaler_files(self) -> dict[str, Path]:
         files: dict[str, Path] = {}
-        for folder in UPSCALER_FOLDERS:
-            place = self._models / folder
-            for path in sorted(place.iterdir()) if place.is_dir() else ():
+        order = {name.casefold(): place for place, name in enumerate(UPSCALER_FOLDERS)}
+        places = [place for place in sorted(self._models.iterdir()) if place.name.casefold() in order]
+        for place in sorted(places, key=lambda place: order[place.name.casefold()]):
+            for path in files_below(place):
                 if path.suffix.lower() in _UPSCALER_SUFFIXES and path.stem not in BUILT_IN_UPSCALERS:
                     files.setdefault(path.stem, path)
         return files

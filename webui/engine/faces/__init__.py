@@ -1,0 +1,7 @@
+"""Faces made anew: found (MTCNN), brought into one position, restored (GFPGAN, CodeFormer) and pasted back."""
+
+from webui.engine.faces.detector import FaceDetector, load_face_detector
+from webui.engine.faces.network import FaceNetwork, load_face_network
+from webui.engine.faces.restoration import restore_faces
+
+__all__ = ["FaceDetector", "FaceNetwork", "load_face_detector", "load_face_network", "restore_faces"]

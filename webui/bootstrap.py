@@ -156,7 +156,7 @@ def build_engine(folders: Folders, settings: Callable[[], Settings], database: D
         folders.models, preferred=lambda: settings().checkpoint, conversions=folders.conversions
     )
     hashes = ModelHashes(None if database is None else HashTable(database))
-    engine = EngineManager(catalogue, settings, hashes)
+    engine = EngineManager(catalogue, settings, hashes, folders.attention_choices)
     masker = EngineMasker(catalogue, engine.borrowed)
     return EngineRoom(catalogue=catalogue, engine=engine, masker=masker, known_models=KnownFiles(catalogue, hashes))
 

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from webui.checkpoints.hash import ModelHashes
 from webui.core.errors import (
     CheckpointNotFound,
-    OutOfMemory,
     UnsupportedModel,
     UpscalerNotFound,
     UserError,
@@ -186,25 +185,6 @@ def test_closing_early_frees_the_engine(engine):
 def test_an_unknown_upscaler_is_named(engine):
     with pytest.raises(UpscalerNotFound, match="absent"):
         run(engine, Upscale(image=png(), upscaler="absent"))
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: you tried"),
-    ],
-)
-def test_running_out_of_memory_is_a_sentence(engine, monkeypatch, error):
-    def fail(*_arguments, **_options):
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr("webui.engine.generate.decode", fail)
-        with pytest.raises(OutOfMemory, match="64x64"):
-            run(engine)
-    assert isinstance(run(engine)[-1], Finished)
 
 
 def test_other_errors_come_through(engine, monkeypatch):

@@ -8,7 +8,9 @@ from webui.checkpoints.hash import ModelHashes
 from webui.checkpoints.scan import CheckpointFolder
 from webui.core.requests import Txt2Img
 from webui.engine import workshop as workshop_module
+from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
 from webui.engine.placement import ModulePart, bytes_on_device
+from webui.engine.plan import Place
 from webui.engine.residents import Resident
 from webui.engine.workshop import Workshop
 from webui.settings.schema import Settings
@@ -42,7 +44,7 @@ def card(tmp_path, monkeypatch, settings):
     return workshop
 
 
-def use(workshop, name, **sizes):
+def use(workshop, name, *, economy=NOTHING_SAVED, **sizes):
     """One request for the model `name`, its components in bytes (multiples of 4)."""
 
     def load():
@@ -51,7 +53,7 @@ def use(workshop, name, **sizes):
 
     with workshop.residents.turn():
         resident = workshop.residents.get(name, load, expected_bytes=0)
-        workshop._arrange(resident.parts, REQUEST)
+        workshop.last_places, workshop.last_economy = workshop._arrange(resident.parts, REQUEST, economy)
     return resident.parts
 
 
@@ -89,3 +91,47 @@ def test_a_checkpoint_is_loaded_to_where_there_is_room(card):
     assert card._home(1000) == card.device
     assert on_card(first) == []
     assert card._home(1001) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("use_of_memory", "economy", "unet"),
+    [
+        ("medvram", NOTHING_SAVED, Place.VISITING),
+        ("lowvram", NOTHING_SAVED, Place.STREAMED),
+        ("auto", Economy(frozenset({Rung.OFFLOAD})), Place.STREAMED),
+    ],
+)
+def test_a_bound_or_a_measure_lets_nothing_stay(card, settings, use_of_memory, economy, unet):
+    settings["video_memory_use"] = use_of_memory
+    parts = use(card, "small", text_encoder_1=100, unet=200, vae=100, economy=economy)
+    assert on_card(parts) == []
+    assert card.last_places["unet"] is unet
+
+
+def test_a_vae_whose_work_does_not_fit_works_in_tiles(card, monkeypatch):
+    work = {"vae": CARD_BYTES * 2**20}
+
+    def working_bytes(name, *, pixels, batch_size):
+        return work.get(name, 0) if pixels > 256**2 else 0
+
+    monkeypatch.setattr(workshop_module, "VAE_TILE", 256)
+    monkeypatch.setattr(workshop_module, "working_bytes", working_bytes)
+    parts = use(card, "large", unet=600, vae=200)
+    assert card.last_economy == Economy(frozenset({Rung.TILED}))
+    assert on_card(parts) == ["unet", "vae"]
+
+
+def test_the_limit_of_the_setting_is_torchs_too(monkeypatch):
+    from types import SimpleNamespace
+
+    from webui.hardware import memory
+
+    said = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=1000))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: said.append(given))
+    card = torch.device("cuda", 0)
+    for allowed in (250, 0, 4000):
+        memory.limit(card, allowed)
+    assert said == [(0.25, card), (1.0, card), (1.0, card)]
+    memory.limit(torch.device("cpu"), 250)
+    assert len(said) == 3

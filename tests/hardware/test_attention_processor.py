@@ -47,7 +47,7 @@ def counted():
         calls.append(tuple(query.shape))
         return attend(query, key, value, mask)
 
-    return AttentionChoice(name="counted", attend=counting, refused={}), calls
+    return AttentionChoice(name="counted", attend=counting, refused={}, seconds={}), calls
 
 
 @torch.no_grad()

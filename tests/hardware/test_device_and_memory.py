@@ -22,6 +22,24 @@ def test_precision_follows_the_device(kind, dtype):
     assert device.choose_dtype(torch.device(kind)) == dtype
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bfloat16", "wider"),
+    [
+        (torch.float16, True, torch.bfloat16),
+        (torch.float16, False, torch.float32),
+        (torch.bfloat16, True, torch.float32),
+        (torch.float32, True, None),
+    ],
+)
+def test_what_comes_after_a_precision_that_overflowed(monkeypatch, dtype, bfloat16, wider):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: bfloat16)
+    assert device.wider_dtype(dtype, torch.device("cuda")) == wider
+
+
+def test_without_a_card_half_precision_goes_straight_to_full():
+    assert device.wider_dtype(torch.float16, torch.device("cpu")) == torch.float32
+
+
 def test_the_cpu_has_a_name():
     assert device.describe(torch.device("cpu")) == "CPU"
 
@@ -61,12 +79,14 @@ def test_without_meminfo_half_of_the_memory_is_counted(tmp_path, monkeypatch):
     assert memory.free_ram_bytes(tmp_path / "none") == 4096 * 500
 
 
-def test_cuda_counts_torchs_unused_cache_as_free(monkeypatch):
+@pytest.mark.parametrize(("fraction", "free"), [(1.0, 130), (0.1, 80), (0.01, -10)])
+def test_cuda_counts_torchs_unused_cache_as_free_within_what_is_allowed(monkeypatch, fraction, free):
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: fraction)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 50)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20)
 
-    assert memory.free_bytes(torch.device("cuda", 0)) == 130
+    assert memory.free_bytes(torch.device("cuda", 0)) == free
 
 
 def test_the_cpus_free_memory_is_the_machines():

@@ -43,9 +43,15 @@ _ENDINGS = (".safetensors", INDEX_SUFFIX, ".bin")
 
 
 def load_checkpoint(
-    path: Path, info: CheckpointInfo, *, dtype: torch.dtype, device: torch.device, conversions: Path | None = None
+    path: Path,
+    info: CheckpointInfo,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    conversions: Path | None = None,
+    unet_dtype: torch.dtype | None = None,
 ) -> LoadedCheckpoint:
-    """Loads the single file or diffusers folder at `path` in `dtype` on `device`.
+    """Loads the single file or diffusers folder at `path` in `dtype` on `device`, the UNet in `unet_dtype` if given.
 
     Pickles are converted on the way, and kept in the folder `conversions` for the next time if there is one. Raises
     `UnsupportedModel` when the weights are damaged or do not fit the architecture, `CheckpointNotFound` when the file
@@ -68,7 +74,8 @@ def load_checkpoint(
                 weights = _folder_weights(path, component, module.state_dict().keys(), conversions)
             else:
                 weights = _file_weights(file, layouts[component])
-            fill(module, weights, dtype=dtype, device=device, what=f"{component.replace('_', ' ')} of {path.name}")
+            own = unet_dtype if component == "unet" and unet_dtype is not None else dtype
+            fill(module, weights, dtype=own, device=device, what=f"{component.replace('_', ' ')} of {path.name}")
     logger.info("Loaded %s (%s) in %.1f s", info.name, family.title, time.monotonic() - started)
     alphas = alphas_cumprod(config.scheduler, zero_terminal_snr=config.zero_terminal_snr)
     unet = cast("UNet2DConditionModel", modules["unet"])

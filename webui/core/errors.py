@@ -27,6 +27,10 @@ class UnsupportedModel(UserError):
     """A model file is damaged, or of a family that Atelier does not know."""
 
 
+class Overflow(UserError):
+    """A network made numbers that are not finite, as some do in half precision."""
+
+
 class UnreadableImage(UserError):
     """A file is not a picture that can be decoded, or is too large to be."""
 

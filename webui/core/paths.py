@@ -61,6 +61,11 @@ class Folders:
         return self.data / "conversions"
 
     @property
+    def attention_choices(self) -> Path:
+        """Which attention kernel was fastest here, as it was last measured."""
+        return self.data / "attention.json"
+
+    @property
     def page_cache(self) -> Path:
         """Where uploads and pictures shown on the page lie."""
         return self.data / "page-cache"

@@ -84,12 +84,16 @@ class ModelOffer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """What the page says about the engine: `phase` is "warming up", "ready" or "failed"."""
+    """What the page says about the engine: `phase` is "warming up", "ready" or "failed".
+
+    `memory` is the plan of what stays on a graphics card, in words; "" where there is none.
+    """
 
     phase: str
     device: str = ""
     attention: str = ""
     checkpoint: str = ""
+    memory: str = ""
     detail: str = ""
 
 

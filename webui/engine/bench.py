@@ -15,8 +15,10 @@ from webui.core.errors import UpscalerNotFound
 from webui.core.requests import Extras
 from webui.engine.conditioning import Embeddings, PromptCache
 from webui.engine.extras import patched_vae
+from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
 from webui.engine.phases import Phases
 from webui.engine.placement import placed
+from webui.engine.plan import Place
 from webui.engine.previews import Render
 from webui.engine.upscale.upscalers import Upscaler, built_in
 
@@ -27,6 +29,9 @@ def built_in_upscaler(name: str) -> Upscaler:
     if found is None:
         raise UpscalerNotFound(f"There is no upscaler {name!r} here; choose one of {', '.join(BUILT_IN_UPSCALERS)}.")
     return found
+
+
+VAE_TILE = 512  # pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,9 @@ class Bench:
     `notices` what the person at the page should know about them. `refine` lays out the refiner's own bench, where one
     is asked for, and `hires` that of hires fix's second pass, where it differs from this (its hashes are
     those of both); `upscaler` finds a pixel upscaler by its name. `render` makes previews.
+
+    `economy` is what is given up for memory, `memory_plan` the plan in words, "" where there is only one memory; if the
+    UNet is not kept on the device, `unet_place` says how it comes there.
     """
 
     checkpoint: LoadedCheckpoint
@@ -57,8 +65,20 @@ class Bench:
     hires: Callable[[], AbstractContextManager[Bench]] | None = None
     upscaler: Callable[[str], Upscaler] = built_in_upscaler
     render: Render | None = None
+    economy: Economy = NOTHING_SAVED
+    unet_place: Place = Place.VISITING
+    memory_plan: str = ""
     prompts: PromptCache = field(default_factory=PromptCache)
     phases: Phases = field(default_factory=Phases)
+
+    @property
+    def vae_tile(self) -> int:
+        """The side in pixels of the tiles in which the VAE works, 0 for none."""
+        return VAE_TILE if Rung.TILED in self.economy else 0
+
+    def unet_at_work(self) -> AbstractContextManager[None]:
+        """Within the block the UNet is on the device, or comes there as the plan has it."""
+        return placed(self.checkpoint.unet, self.device, place=self.unet_place)
 
     @contextmanager
     def vae_at_work(self, extras: Extras, phase: str) -> Iterator[None]:

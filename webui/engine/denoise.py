@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import Tensor
 
-from webui.core.errors import UserError
+from webui.core.errors import Overflow
 from webui.core.ports import Control
 from webui.core.requests import SamplerOptions
 from webui.engine.denoiser import Denoiser
@@ -25,7 +25,7 @@ def denoise(
 ) -> Generator[SamplerStep, None, Tensor | None]:
     """Walks `x` (N, channels, h, w), noisy by ``sigmas[0]``, down to the last sigma; returns it, or None if skipped.
 
-    Raises `UserError` if the result is not finite. Whether it is, is asked once at the end: asking at every step
+    Raises `Overflow` if the result is not finite. Whether it is, is asked once at the end: asking at every step
     would make the host wait for the device.
     """
     if control.take_skip():
@@ -36,7 +36,7 @@ def denoise(
         if control.take_skip():
             return None
     if not bool(torch.isfinite(x).all()):
-        raise UserError(
+        raise Overflow(
             "The picture turned into numbers that are not finite (NaN) while denoising: the model overflowed."
             " Lower the CFG scale or the prompt's weights, try another sampler, or another checkpoint."
         )

@@ -21,6 +21,7 @@ from webui.engine.bench import Bench
 from webui.engine.canvas import Canvas, make_canvas
 from webui.engine.hires import TwoPasses
 from webui.engine.img2img import walk_of
+from webui.engine.ladder import Rung
 from webui.engine.noise import settled_source
 from webui.engine.notices import Notices
 from webui.engine.passes import OnePass, Passes, Place, make_pass
@@ -42,7 +43,7 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
 
     # 2. The noise levels to walk through: the schedule type's, from this model's own table, or the last of them.
     passes = _passes(request, bench, canvas)
-    at_once = 1 if passes.one_by_one else request.batch_size
+    at_once = 1 if passes.one_by_one or Rung.SINGLY in bench.economy else request.batch_size
     steps = passes.steps(at_once)
     total = steps * request.total_images // at_once
     yield Started(

@@ -60,17 +60,29 @@ class Economy:
         """
         for rung in Rung:
             if rung in offered and rung not in self.rungs and (phase not in PHASES or phase in _HELPS[rung]):
-                return rung, Economy(self.rungs | {rung})
+                return rung, self.also(rung)
         return None
+
+    def also(self, rung: Rung) -> Economy:
+        """The economy with `rung`."""
+        return Economy(self.rungs | {rung})
 
     def lasting(self) -> Economy:
         """What is worth remembering of it: emptied caches fill again."""
         return Economy(self.rungs - {Rung.FREE})
 
 
-def offered(request: DiffusionRequest, *, offload: bool) -> frozenset[Rung]:
-    """The measures that change anything for `request`; `offload` where the device has a memory of its own."""
-    useless = {Rung.SINGLY} if request.batch_size == 1 else set()
+NOTHING_SAVED = Economy()
+
+
+def offered(request: DiffusionRequest, *, offload: bool, pipeline: bool = False) -> frozenset[Rung]:
+    """The measures that change anything for `request`; `offload` where the device has a memory of its own.
+
+    A `pipeline` of diffusers' runs as it is, wherever its weights wait.
+    """
+    useless = {Rung.SINGLY} if request.batch_size == 1 else set[Rung]()
+    if pipeline:
+        useless |= {Rung.CHUNKED, Rung.SPLIT, Rung.SINGLY, Rung.TILED}
     if not offload:
         useless.add(Rung.OFFLOAD)
     return frozenset(Rung) - useless

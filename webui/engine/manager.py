@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from webui.checkpoints.hash import ModelHashes
@@ -18,10 +19,12 @@ from webui.core.errors import AtelierError, OutOfMemory, ResourceError
 from webui.core.events import Event
 from webui.core.ports import Control, EngineStatus
 from webui.core.requests import DiffusionRequest, Request, Txt2Img, Upscale
+from webui.engine.ladder import NOTHING_SAVED, Economy, Remembered, offered
 
 if TYPE_CHECKING:
     from webui.checkpoints.scan import CheckpointFolder
     from webui.engine.bench import Bench
+    from webui.engine.phases import Phases
     from webui.engine.pipelines import PipelineBench
     from webui.engine.workshop import Workshop
     from webui.settings.schema import Settings
@@ -34,15 +37,21 @@ class EngineManager:
 
     Thread rule: one thread calls `warm_up` and `generate`, one request at a time (a lock holds others off until the
     running generator is exhausted or closed); `status` may be called from any thread and never waits. `hashes` says
-    what infotexts call the models.
+    what infotexts call the models, `attention_file` is where the choices of attention are remembered.
     """
 
     def __init__(
-        self, folder: CheckpointFolder, settings: Callable[[], Settings], hashes: ModelHashes | None = None
+        self,
+        folder: CheckpointFolder,
+        settings: Callable[[], Settings],
+        hashes: ModelHashes | None = None,
+        attention_file: Path | None = None,
     ) -> None:
         self._folder = folder
         self._settings = settings
         self._hashes = hashes or ModelHashes()
+        self._attention_file = attention_file
+        self._remembered = Remembered()
         self._lock = threading.Lock()
         self._workshop: Workshop | None = None
         self._status = EngineStatus(phase="warming up", detail="Loading torch and the default checkpoint.")
@@ -113,33 +122,56 @@ class EngineManager:
             # Here torch, diffusers and transformers are imported.
             from webui.engine.workshop import Workshop
 
-            self._workshop = Workshop(self._folder, self._settings, self._hashes)
+            self._workshop = Workshop(self._folder, self._settings, self._hashes, self._attention_file)
         return self._workshop
 
     @contextmanager
-    def _bench(self, workshop: Workshop, request: DiffusionRequest) -> Iterator[Bench | PipelineBench]:
+    def _bench(
+        self,
+        workshop: Workshop,
+        request: DiffusionRequest,
+        economy: Economy = NOTHING_SAVED,
+        phases: Phases | None = None,
+    ) -> Iterator[Bench | PipelineBench]:
         """The workshop's bench for `request`; the status says what is on it."""
-        with workshop.pipeline_bench(request) if workshop.wants_pipeline(request) else workshop.bench(request) as bench:
+        lay_out = workshop.pipeline_bench if workshop.wants_pipeline(request) else workshop.bench
+        with lay_out(request, economy=economy, phases=phases) as bench:
             self._status = EngineStatus(
                 phase="ready",
                 device=workshop.device_name,
                 attention=bench.attention,
                 checkpoint=bench.checkpoint.info.name,
+                memory=bench.memory_plan,
             )
             yield bench
 
     def _diffuse(
         self, workshop: Workshop, request: DiffusionRequest, control: Control, start_batch: int
     ) -> Iterator[Event]:
+        """The events of `request`, tried again where memory runs out; what sufficed is where the next one begins."""
+        from webui.engine.attempts import persevere
         from webui.engine.bench import Bench
         from webui.engine.generate import generate
         from webui.engine.pipelines import generate_with_pipeline
 
-        with self._bench(workshop, request) as bench:
-            if isinstance(bench, Bench):
-                yield from generate(request, bench, control=control, start_batch=start_batch)
-            else:
-                yield from generate_with_pipeline(request, bench, control=control, start_batch=start_batch)
+        def run(economy: Economy, first: int, phases: Phases) -> Generator[Event, None, None]:
+            with self._bench(workshop, request, economy, phases) as bench:
+                if isinstance(bench, Bench):
+                    yield from generate(request, bench, control=control, start_batch=first)
+                else:
+                    yield from generate_with_pipeline(request, bench, control=control, start_batch=first)
+
+        checkpoint = self._folder.checkpoint(request.checkpoint).name
+        sufficed = yield from persevere(
+            request,
+            run,
+            start_batch=start_batch,
+            economy=self._remembered.of(checkpoint, request),
+            offered=offered(request, offload=workshop.offloads, pipeline=workshop.wants_pipeline(request)),
+            release=workshop.release_memory,
+            widen=lambda: workshop.widen_unet(request),
+        )
+        self._remembered.keep(checkpoint, request, sufficed)
 
     def _upscale(self, workshop: Workshop, request: Upscale, control: Control) -> Iterator[Event]:
         from webui.engine.upscale import TiledNetwork, Upscaler, built_in, upscale

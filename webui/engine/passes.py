@@ -32,9 +32,9 @@ from webui.engine.denoiser import Denoiser, NetworkDenoiser
 from webui.engine.extras import adjusted, patched_unet
 from webui.engine.guidance import Guided
 from webui.engine.img2img import Walk
+from webui.engine.ladder import Rung
 from webui.engine.noise import Noise, open_stream
 from webui.engine.notices import Notices
-from webui.engine.placement import placed
 from webui.engine.previews import preview_of
 from webui.engine.refiner import RefinedDenoiser, evaluations_before
 from webui.engine.samplers import NoiseSource, Sampler, SamplerStep, find_sampler, unit_variance_start
@@ -132,7 +132,7 @@ class Pass:
         noise = Noise(singles, shape, bench.device)
         x = self._start(canvas, noise)
         drawn = self._noise_on_the_way(noise, singles[0], shape)
-        with bench.phases("denoise"), ExitStack() as stack, placed(bench.checkpoint.unet, bench.device):
+        with bench.phases("denoise"), ExitStack() as stack, bench.unet_at_work():
             denoiser = canvas.masked(self._denoiser(plan, canvas.beside, stack, place.notices))
             steps = denoise(self.sampler, denoiser, x, self.sigmas, drawn, request.sampler_options, place.control)
             return (yield from self._as_events(steps, place))
@@ -176,7 +176,7 @@ class Pass:
                     f"The refiner {refined.checkpoint.info.name!r} works on latents of another kind than"
                     f" {self.bench.checkpoint.info.name!r}; choose a refiner of the same family."
                 )
-            stack.enter_context(placed(refined.checkpoint.unet, refined.device))
+            stack.enter_context(refined.unet_at_work())
             return self._network(refined, self.words(refined), stack, made=made)
 
         before = evaluations_before(self.request.refiner_switch_at, self.evaluations)
@@ -204,6 +204,7 @@ class Pass:
             sag_scale=request.extras.sag_scale,
             prediction_type=checkpoint.prediction_type,
             made=made,
+            split=Rung.SPLIT in bench.economy,
         )
         denoiser = NetworkDenoiser(
             predict,

@@ -62,6 +62,7 @@ class PipelineBench:
     checkpoint: LoadedPipeline
     model_hash: PendingHash
     attention: str = ATTENTION
+    memory_plan: str = ""
     phases: Phases = field(default_factory=Phases)
 
 

@@ -25,23 +25,26 @@ from webui.core.errors import UnsupportedModel, UserError
 from webui.core.extra_networks import take_loras
 from webui.core.hires import largest_size, second_pass
 from webui.core.requests import DiffusionRequest, Txt2Img, Upscale
-from webui.engine.bench import Bench
+from webui.engine.bench import VAE_TILE, Bench
 from webui.engine.conditioning import PromptCache
 from webui.engine.masking.foreground import ForegroundFinder, load_foreground_finder
 from webui.engine.masking.words import WordMasker, load_word_masker
+from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
 from webui.engine.networks import Networks, Shelf, joined
 from webui.engine.patches import WeightPatches
 from webui.engine.phases import Phases
 from webui.engine.pipelines import PipelineBench, require_words_alone
 from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, move, place_pipeline
-from webui.engine.plan import Need, Place, all_kept_bytes, plan, working_bytes
+from webui.engine.plan import Bound, Need, Place, all_kept_bytes, in_words, needs_tiles, plan, working_bytes
 from webui.engine.previews import Render, by_colours, by_decoder
 from webui.engine.residents import FixedPart, Resident, Residents
 from webui.engine.upscale import TiledNetwork, Upscaler, UpscalerNetwork, built_in, load_upscaler
+from webui.hardware.attention.chunked import CHUNKED
 from webui.hardware.attention.processor import head_sizes, patched
-from webui.hardware.attention.selector import AUTOMATIC, AttentionChoice, select_attention
-from webui.hardware.device import choose_device, choose_dtype, choose_pipeline_dtype, describe
-from webui.hardware.memory import free_bytes, free_ram_bytes, give_back
+from webui.hardware.attention.remembered import RememberedChoices
+from webui.hardware.attention.selector import AUTOMATIC, AttentionChoice, AttentionSelector
+from webui.hardware.device import choose_device, choose_dtype, choose_pipeline_dtype, describe, wider_dtype
+from webui.hardware.memory import free_bytes, free_ram_bytes, give_back, limit
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
+LATENT_PIXELS = 8
 # Where a request says nothing of an upscaler's tiles, they are the upscale tab's own.
 TILES = Upscale(image=b"")
 
@@ -96,10 +100,17 @@ Network = TypeVar("Network", UpscalerNetwork, WordMasker, ForegroundFinder)
 class Workshop:
     """Owned by the manager, which lets one thread in at a time.
 
-    Loaded models stay in main memory, and on a graphics card, within what `settings` allow or is free.
+    Loaded models stay in main memory, and on a graphics card, within what `settings` allow or is free. The choices of
+    attention are remembered in `attention_file`, if one is given.
     """
 
-    def __init__(self, folder: CheckpointFolder, settings: Callable[[], Settings], hashes: ModelHashes) -> None:
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        settings: Callable[[], Settings],
+        hashes: ModelHashes,
+        attention_file: Path | None = None,
+    ) -> None:
         self._folder = folder
         self._settings = settings
         self._hashes = hashes
@@ -110,27 +121,37 @@ class Workshop:
         self._prompts = PromptCache()
         self._shelf = Shelf(folder.models, hashes, conversions=folder.conversions)
         self._preview_decoder = functools.lru_cache(maxsize=4)(self._load_preview_decoder)
-        self._choose = functools.lru_cache(maxsize=32)(self._choose_attention)
+        self._attention = AttentionSelector(RememberedChoices(attention_file))
+        self._unet_dtypes: dict[Hashable, torch.dtype] = {}  # of the UNets that overflowed in the usual one
 
     @contextmanager
-    def bench(self, request: DiffusionRequest, *, beside_last: bool = False) -> Iterator[Bench]:
+    def bench(
+        self,
+        request: DiffusionRequest,
+        *,
+        beside_last: bool = False,
+        economy: Economy = NOTHING_SAVED,
+        phases: Phases | None = None,
+    ) -> Iterator[Bench]:
         """Everything for one request, with its checkpoint ("" = the default) loaded if need be.
 
-        With `beside_last`, what the bench before it laid out is still in use.
+        With `beside_last`, what the bench before it laid out is still in use. `economy` is what to give up for memory,
+        and `phases` counts the time that loading takes.
 
         Inside the block its networks attend by the kernel that the settings name, or by the best one for "auto".
         Raises `CheckpointNotFound`, `UnsupportedModel` or `UserError`; what was loaded before is then still there.
         """
-        phases = Phases()
-        refine = self._refine(request)
+        phases = Phases() if phases is None else phases
+        limit(self.device, int(self._settings().video_memory_gib * GIB))
+        refine = self._refine(request, economy)
         with phases("load"):
             with self.residents.turn(beside_last=beside_last):
                 path, prepared = self._checkpoint(request)
                 vae = self._vae(request, path, prepared)
-                self._arrange({**prepared.parts, "vae": vae.part}, request)
-                attention = self._settings().attention
-                for_unet = self._choose(prepared.unet_heads, attention)
-                for_vae = self._choose_for_vae(vae.heads, attention)
+                places, economy = self._arrange({**prepared.parts, "vae": vae.part}, request, economy)
+                wish = CHUNKED.name if Rung.CHUNKED in economy else self._settings().attention
+                for_unet = self._choose(prepared.unet_heads, (prepared.checkpoint.unet.dtype,), request, wish)
+                for_vae = self._choose_for_vae(vae.heads, request, wish)
                 networks = self._shelf.use(request, prepared.checkpoint, prepared.patches, device=self.device)
             model_hash = self._hashes.short_hash(path)
             vae_hash = str if vae.file is None else self._hashes.short_hash(vae.file)
@@ -149,9 +170,12 @@ class Workshop:
                 network_hashes=networks.infotext,
                 notices=networks.notices,
                 refine=refine,
-                hires=self._hires(request, prepared, networks),
+                hires=self._hires(request, prepared, networks, economy),
                 upscaler=self.enlarger,
                 render=self._render(prepared.checkpoint),
+                economy=economy,
+                unet_place=places.get("unet", Place.VISITING),
+                memory_plan=in_words(places) if places else "",
                 prompts=self._prompts,
                 phases=phases,
             )
@@ -161,9 +185,15 @@ class Workshop:
         return self._folder.checkpoint(request.checkpoint).family == DIFFUSERS.name
 
     @contextmanager
-    def pipeline_bench(self, request: DiffusionRequest) -> Iterator[PipelineBench]:
-        """As `bench`, for a checkpoint that runs through a pipeline of diffusers'; raises as `bench` does."""
-        phases = Phases()
+    def pipeline_bench(
+        self, request: DiffusionRequest, *, economy: Economy = NOTHING_SAVED, phases: Phases | None = None
+    ) -> Iterator[PipelineBench]:
+        """As `bench`, for a checkpoint that runs through a pipeline of diffusers'; raises as `bench` does.
+
+        Of an `economy` it knows the weights that wait in main memory.
+        """
+        phases = Phases() if phases is None else phases
+        limit(self.device, int(self._settings().video_memory_gib * GIB))
         info = self._folder.checkpoint(request.checkpoint)
         require_words_alone(request, info.name)
         path = self._folder.path(info.name)
@@ -175,10 +205,12 @@ class Workshop:
 
         with phases("load"), self.residents.turn():
             prepared = self._get(PreparedPipeline, _identity(path), load, expected_bytes=self._expected_bytes(path))
-            self._arrange_pipeline(prepared, request)
+            self._arrange_pipeline(prepared, request, economy)
         yield PipelineBench(checkpoint=prepared.checkpoint, model_hash=self._hashes.short_hash(path), phases=phases)
 
-    def _refine(self, request: DiffusionRequest) -> Callable[[], AbstractContextManager[Bench]] | None:
+    def _refine(
+        self, request: DiffusionRequest, economy: Economy
+    ) -> Callable[[], AbstractContextManager[Bench]] | None:
         """What lays out the bench of the request's refiner; None where it has none. Raises `CheckpointNotFound`.
 
         A refiner of another family than the checkpoint's goes without its LoRAs, for they do not fit it.
@@ -190,10 +222,10 @@ class Workshop:
             return None
         prompt = request.prompt if base.family == refiner.family else take_loras(request.prompt)[0]
         asked = dataclasses.replace(request, checkpoint=refiner.name, refiner="", vae=VAE_OWN, prompt=prompt)
-        return lambda: self.bench(asked, beside_last=True)
+        return lambda: self.bench(asked, beside_last=True, economy=economy)
 
     def _hires(
-        self, request: DiffusionRequest, prepared: Prepared, networks: Networks
+        self, request: DiffusionRequest, prepared: Prepared, networks: Networks, economy: Economy
     ) -> Callable[[], AbstractContextManager[Bench]] | None:
         """What lays out the bench of hires fix's second pass; None where the first's does.
 
@@ -216,7 +248,7 @@ class Workshop:
 
         @contextmanager
         def lay_out() -> Iterator[Bench]:
-            with self.bench(asked, beside_last=True) as bench:
+            with self.bench(asked, beside_last=True, economy=economy) as bench:
                 yield dataclasses.replace(
                     bench, network_hashes=lambda: joined(networks.infotext(), bench.network_hashes())
                 )
@@ -262,6 +294,24 @@ class Workshop:
             lambda: load_foreground_finder(path, self.device, conversions=self._folder.conversions),
         )
 
+    def widen_unet(self, request: DiffusionRequest) -> str:
+        """Has the UNet of the request's checkpoint in the next wider precision from now on.
+
+        Returns the precision's name, "" where there is none wider. It is loaded anew, for bits that were rounded away
+        do not come back.
+        """
+        path = self._folder.path(self._folder.checkpoint(request.checkpoint).name)
+        wider = wider_dtype(self._unet_dtypes.get(_identity(path), self.dtype), self.device)
+        if wider is None:
+            return ""
+        self._unet_dtypes[_identity(path)] = wider
+        return str(wider).removeprefix("torch.")
+
+    @property
+    def offloads(self) -> bool:
+        """Whether the device has a memory of its own, which weights can leave."""
+        return self.device != CPU
+
     def release_memory(self) -> None:
         """Gives up what is not needed at once, after memory ran out."""
         self.residents.release_others()
@@ -290,17 +340,23 @@ class Workshop:
         info = self._folder.checkpoint(request.checkpoint)
         path = self._folder.path(info.name)
         expected = self._expected_bytes(path)
+        unet_dtype = self._unet_dtypes.get(_identity(path), self.dtype)
 
         def load() -> Resident[Held]:
             loaded = load_checkpoint(
-                path, info, dtype=self.dtype, device=self._home(expected), conversions=self._folder.conversions
+                path,
+                info,
+                dtype=self.dtype,
+                device=self._home(expected),
+                conversions=self._folder.conversions,
+                unet_dtype=unet_dtype,
             )
             parts = _parts(loaded)
             heads = frozenset(head_sizes(loaded.unet))
             prepared = Prepared(checkpoint=loaded, parts=parts, patches=WeightPatches(loaded), unet_heads=heads)
             return Resident(name=info.name, parts=parts, model=prepared)
 
-        return path, self._get(Prepared, _identity(path), load, expected_bytes=expected)
+        return path, self._get(Prepared, (*_identity(path), unet_dtype), load, expected_bytes=expected)
 
     def _vae(self, request: DiffusionRequest, checkpoint_path: Path, prepared: Prepared) -> PreparedVae:
         """The VAE that request and settings choose for the checkpoint."""
@@ -352,20 +408,30 @@ class Workshop:
         self._make_room(expected_bytes)
         return self.device if expected_bytes <= self._free_on_device() else CPU
 
-    def _arrange(self, parts: Mapping[str, ModulePart], request: DiffusionRequest) -> None:
-        """Keeps on the device what fits there of `parts`, at the size of `request`; others make room."""
-        if self.device != CPU:
-            bring(parts, self._places(parts, request), self.device)
+    def _arrange(
+        self, parts: Mapping[str, ModulePart], request: DiffusionRequest, economy: Economy
+    ) -> tuple[dict[str, Place], Economy]:
+        """Keeps on the device what fits there of `parts`, at the size of `request`; others make room.
 
-    def _arrange_pipeline(self, prepared: PreparedPipeline, request: DiffusionRequest) -> None:
+        Returns where each part goes, and `economy` with what is needed beside that.
+        """
+        if self.device == CPU:
+            return {}, economy
+        places, economy = self._places(parts, request, economy)
+        bring(parts, places, self.device)
+        return places, economy
+
+    def _arrange_pipeline(self, prepared: PreparedPipeline, request: DiffusionRequest, economy: Economy) -> None:
         """Keeps the pipeline on the device if all of it fits there, at the size of `request`; others make room."""
         if self.device != CPU:
-            places = self._places(prepared.parts, request)
+            places, _ = self._places(prepared.parts, request, economy)
             whole = all(place is Place.KEPT for place in places.values())
             place_pipeline(prepared.checkpoint.pipeline, self.device, whole=whole)
 
-    def _places(self, parts: Mapping[str, ModulePart], request: DiffusionRequest) -> dict[str, Place]:
-        """Where each of `parts` goes, after others made room."""
+    def _places(
+        self, parts: Mapping[str, ModulePart], request: DiffusionRequest, economy: Economy
+    ) -> tuple[dict[str, Place], Economy]:
+        """Where each of `parts` goes, after others made room, and `economy` with tiles if the VAE needs them there."""
         pixels = largest_size(request).area
         needs = {
             name: Need(
@@ -376,11 +442,17 @@ class Workshop:
         }
         own = parts.values()
         self._make_room(all_kept_bytes(needs) - bytes_on_device(own), keep=own)
-        places = plan(needs, free_bytes=self._free_on_device() + bytes_on_device(own))
+        free = self._free_on_device() + bytes_on_device(own)
+        if "vae" in needs and needs_tiles(needs["vae"], free_bytes=free):
+            economy = economy.also(Rung.TILED)
+        if "vae" in needs and Rung.TILED in economy:
+            work = working_bytes("vae", pixels=min(pixels, VAE_TILE**2), batch_size=1)
+            needs["vae"] = Need(weight_bytes=needs["vae"].weight_bytes, working_bytes=work)
+        bound = Bound.LOWVRAM if Rung.OFFLOAD in economy else Bound(self._settings().video_memory_use)
+        places = plan(needs, free_bytes=free, bound=bound)
         if any(place is not Place.KEPT for place in places.values()):
-            told = ", ".join(f"{name} {place.value}" for name, place in places.items())
-            logger.info("Not everything fits on %s: %s", self.device_name, told)
-        return places
+            logger.info("Not everything stays on %s: %s", self.device_name, in_words(places))
+        return places, economy
 
     def _make_room(self, wanted_bytes: int, *, keep: Iterable[ModulePart] = ()) -> None:
         """Moves models into main memory, the least recently used first, until `wanted_bytes` are free on the device."""
@@ -395,16 +467,23 @@ class Workshop:
 
     # --- attention
 
-    def _choose_attention(self, sizes: frozenset[int], wish: str) -> AttentionChoice:
-        return select_attention(self.device, self.dtype, sizes, wish)
+    def _choose(
+        self, sizes: frozenset[int], dtypes: tuple[torch.dtype, ...], request: DiffusionRequest, wish: str
+    ) -> AttentionChoice:
+        length = request.size.area // LATENT_PIXELS**2
+        return self._attention.select(self.device, dtypes, sizes, length=length, override=wish)
 
-    def _choose_for_vae(self, sizes: frozenset[int], wish: str) -> AttentionChoice:
-        """The wish where it works: a VAE's one wide head is more than some kernels take, and no reason to fail."""
+    def _choose_for_vae(self, sizes: frozenset[int], request: DiffusionRequest, wish: str) -> AttentionChoice:
+        """The wish where it works: a VAE's one wide head is more than some kernels take, and no reason to fail.
+
+        It must work in full precision as well, for a VAE that overflows in half goes on in that.
+        """
+        dtypes = tuple(dict.fromkeys((self.dtype, torch.float32)))
         try:
-            return self._choose(sizes, wish)
+            return self._choose(sizes, dtypes, request, wish)
         except UserError as error:
             logger.info("The VAE takes its own attention: %s", error)
-            return self._choose(sizes, AUTOMATIC)
+            return self._choose(sizes, dtypes, request, AUTOMATIC)
 
 
 def _parts(checkpoint: LoadedCheckpoint) -> dict[str, ModulePart]:

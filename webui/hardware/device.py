@@ -19,6 +19,13 @@ def choose_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.float16
 
 
+def wider_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype | None:
+    """What to compute in where `dtype` overflowed: bfloat16, if the card computes in it, then float32, then nothing."""
+    if dtype == torch.float16 and choose_pipeline_dtype(device) == torch.bfloat16:
+        return torch.bfloat16
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
+
+
 def choose_pipeline_dtype(device: torch.device) -> torch.dtype:
     """As `choose_dtype`, but bfloat16 where the card computes in it: today's transformers overflow float16."""
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -20,12 +20,22 @@ _OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot alloca
 def free_bytes(device: torch.device) -> int:
     """Bytes that a new tensor on `device` may take now: video memory on CUDA, main memory elsewhere.
 
-    On CUDA, what torch holds in its cache and does not use counts as free.
+    On CUDA, what torch holds in its cache and does not use counts as free, and no more than `limit` allows.
     """
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free, total = torch.cuda.mem_get_info(device)
+        used = torch.cuda.memory_allocated(device)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+        return min(free + torch.cuda.memory_reserved(device) - used, allowed - used)
     return free_ram_bytes()
+
+
+def limit(device: torch.device, allowed_bytes: int) -> None:
+    """Lets this process take at most `allowed_bytes` on a CUDA device, 0 for all of it; others have no such bound."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        fraction = min(1.0, allowed_bytes / total) if allowed_bytes else 1.0
+        torch.cuda.set_per_process_memory_fraction(fraction, device)
 
 
 def free_ram_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:

@@ -43,6 +43,10 @@ class Settings(BaseModel):
     video_memory_gib: float = Field(
         default=0, ge=0, description="Video memory that models and their work may take, in GiB; 0 for what is free."
     )
+    video_memory_use: Literal["auto", "medvram", "lowvram"] = Field(
+        default="auto",
+        description="What stays in video memory: what fits, or only what is at work, or (lowvram) a few layers of it.",
+    )
     previews: bool = Field(default=True, description="Show the forming picture.")
     previews_per_second: float = Field(
         default=4, gt=0, le=30, description="How often the forming picture is shown at most."

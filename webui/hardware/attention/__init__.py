@@ -4,6 +4,6 @@ All backends are functions of one signature, `backend.AttentionFunction`.
 """
 
 from webui.hardware.attention.processor import apply_attention, head_sizes, patched
-from webui.hardware.attention.selector import AttentionChoice, select_attention
+from webui.hardware.attention.selector import AttentionChoice, AttentionSelector
 
-__all__ = ["AttentionChoice", "apply_attention", "head_sizes", "patched", "select_attention"]
+__all__ = ["AttentionChoice", "AttentionSelector", "apply_attention", "head_sizes", "patched"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -23,7 +23,14 @@ class AttentionFunction(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A way to compute attention. `load` imports what it needs and raises ImportError where that is missing."""
+    """A way to compute attention. `load` imports what it needs and raises ImportError where that is missing.
+
+    `chosen` says where the selector may take it without being told to: a kernel that rounds more than others do, or
+    that takes the memory of all scores at once, is only for those who name it. `slack` is how many times the usual
+    tolerance its rounding may take.
+    """
 
     name: str
     load: Callable[[], AttentionFunction]
+    chosen: Literal["anywhere", "on a GPU", "by name"] = "anywhere"
+    slack: float = 1.0

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from webui.hardware.attention.backend import AttentionFunction, Backend
 
-# 512 × 2048 scores in float32 are 4 MiB for each head.
+# 512 × 2048 scores in float32 are 4 MiB for each head; with many heads fewer rows are taken at a time.
 QUERY_BLOCK = 512
 KEY_BLOCK = 2048
+SCORE_BYTES = 32 * 2**20
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -22,12 +23,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     query = query * query.shape[-1] ** -0.5  # before the product, which could overflow float16
     if mask is not None:
         mask = mask.expand(*mask.shape[:-2], length, keys)
+    a_row = 4 * query.shape[0] * query.shape[1] * min(keys, KEY_BLOCK)
+    block = max(16, min(QUERY_BLOCK, SCORE_BYTES // a_row))
     blocks: list[Tensor] = []
-    for start in range(0, length, QUERY_BLOCK):
-        rows = slice(start, start + QUERY_BLOCK)
+    for start in range(0, length, block):
+        rows = slice(start, start + block)
         rows_mask = None if mask is None else mask[..., rows, :]
-        attend_rows = _attend_rows if keys <= KEY_BLOCK else _attend_rows_in_blocks
-        blocks.append(attend_rows(query[:, :, rows], key, value, rows_mask))
+        by = attend_rows if keys <= KEY_BLOCK else _attend_rows_in_blocks
+        blocks.append(by(query[:, :, rows], key, value, rows_mask))
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
 
 
@@ -37,7 +40,8 @@ def _scores(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     return scores if mask is None else scores + mask
 
 
-def _attend_rows(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+def attend_rows(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """See `AttentionFunction`, for a scaled `query`: all scores at once, in float32."""
     return _scores(query, key, mask).softmax(-1).to(value.dtype) @ value
 
 

@@ -82,7 +82,7 @@ def attention_layers(module: nn.Module) -> list[Attention]:
 
 
 def head_sizes(module: nn.Module) -> set[int]:
-    """The numbers of channels a head in the layers of `module`: what `select_attention` must try."""
+    """The numbers of channels a head in the layers of `module`: what a selector must try."""
     return {layer.inner_dim // layer.heads for layer in attention_layers(module)}
 
 

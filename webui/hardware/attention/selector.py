@@ -1,14 +1,12 @@
-"""Chooses the attention kernel by trying each on the device, dtype and head size at hand, never by importing alone.
+"""Chooses the attention kernel by trying each on the device, dtype, head size and length at hand, never by importing.
 
-A backend works when it runs and its result agrees with the same sum in float64. On a GPU the first that works in the
-order of `BACKENDS` is taken. On the CPU, where the order of speed depends on the machine, the working ones are timed
-briefly, and the first is passed over only for one that is clearly faster: the choice should not hang on chance, since
-another kernel changes a picture's last bits.
+A backend works when it runs and its result agrees with the same sum in float64. Those that work are timed briefly, and
+the first in the order of `BACKENDS` is passed over only for one that is clearly faster: the choice should not hang on
+chance, since another kernel changes a picture's last bits. What was chosen is remembered.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -16,143 +14,174 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
 from webui.core.errors import UserError
 from webui.hardware.attention.backend import AttentionFunction, Backend
 from webui.hardware.attention.chunked import CHUNKED
-from webui.hardware.attention.sdpa import SDPA
+from webui.hardware.attention.flash_attn_backend import FLASH_ATTN
+from webui.hardware.attention.remembered import Choice, RememberedChoices
+from webui.hardware.attention.sage_backend import SAGE
+from webui.hardware.attention.sdpa import SDPA, SDPA_CUDNN, SDPA_EFFICIENT, SDPA_FLASH, SDPA_MATH
+from webui.hardware.attention.split import SPLIT
+from webui.hardware.attention.trial import Clock, Conditions, Trial, time_backend, try_backend
 from webui.hardware.attention.xformers_backend import XFORMERS
+from webui.hardware.device import describe
 
 logger = logging.getLogger(__name__)
 
 AUTOMATIC = "auto"
-BACKENDS: tuple[Backend, ...] = (XFORMERS, SDPA, CHUNKED)
-
-# Greatest error against float64 on inputs of unit deviation: about four units in the last place of an average of such
-# numbers. TF32 and the reduced-precision sums of GPU kernels fit in; a kernel that computes something else does not.
-TOLERANCES: Mapping[torch.dtype, float] = MappingProxyType(
-    {torch.float64: 1e-6, torch.float32: 5e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+BACKENDS: tuple[Backend, ...] = (
+    XFORMERS,
+    SDPA,
+    SDPA_FLASH,
+    SDPA_CUDNN,
+    SDPA_EFFICIENT,
+    FLASH_ATTN,
+    SAGE,
+    CHUNKED,
+    SPLIT,
+    SDPA_MATH,
 )
-CLEARLY_FASTER = 2.0
-_TRIED_HEADS, _TRIED_QUERIES, _TRIED_KEYS = 4, 256, 77  # a UNet's cross attention at 16 × 16 latent pixels
-# Self attention at 32 × 32 latent pixels: large enough that a busy machine's pauses do not decide.
-_TIMED_CHANNELS, _TIMED_LENGTH, _TIMED_RUNS = 128, 1024, 3
+
+# How many times faster than the first another must be. A busy CPU's timings vary by more than a GPU's.
+CLEARLY_FASTER_ON_CPU, CLEARLY_FASTER_ON_GPU = 2.0, 1.1
+SHORTEST, LONGEST = 1024, 16384  # lengths that are told apart, in powers of two; on the CPU all are timed as the first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionChoice:
-    """The backend that runs, and for each of the others that could not, why."""
+    """The backend that runs, and for each of the others that could not, why.
+
+    `seconds` are those of a call for each that was timed; none were where there was only one to choose.
+    """
 
     name: str
     attend: AttentionFunction
     refused: Mapping[str, str]
+    seconds: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Probed:
-    """What one trial of a backend found: its function and best time, or why it was refused."""
+class AttentionSelector:
+    """Chooses among `backends`, and keeps what it found in `remembered` and for its own life. For one thread."""
 
-    attend: AttentionFunction | None = None
-    seconds: float = 0.0
-    refused: str = ""
+    def __init__(
+        self,
+        remembered: RememberedChoices | None = None,
+        *,
+        backends: tuple[Backend, ...] = BACKENDS,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self._backends = backends
+        self._remembered = RememberedChoices() if remembered is None else remembered
+        self._clock = clock
+        self._trials: dict[tuple[str, Conditions], Trial] = {}
+        self._said: set[str] = set()
 
+    def select(
+        self,
+        device: torch.device,
+        dtype: torch.dtype | Iterable[torch.dtype],
+        head_size: int | Iterable[int],
+        *,
+        length: int = SHORTEST,
+        override: str = AUTOMATIC,
+    ) -> AttentionChoice:
+        """The backend to use for heads of `head_size` channels (or of all of several sizes, and of several dtypes).
 
-def select_attention(
-    device: torch.device,
-    dtype: torch.dtype,
-    head_size: int | Iterable[int],
-    override: str = AUTOMATIC,
-    *,
-    backends: tuple[Backend, ...] = BACKENDS,
-) -> AttentionChoice:
-    """The backend to use for heads of `head_size` channels (or of all of several sizes).
-
-    `override` names one; "auto" chooses. Raises `UserError` when the named one is unknown or does not work here, or
-    when none works. Trials are remembered for the life of the process.
-    """
-    sizes = tuple(sorted({head_size} if isinstance(head_size, int) else set(head_size)))
-    return _select(device, dtype, sizes, override, backends)
-
-
-@functools.lru_cache(maxsize=64)
-def _select(
-    device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...], override: str, backends: tuple[Backend, ...]
-) -> AttentionChoice:
-    if override != AUTOMATIC and override not in (backend.name for backend in backends):
-        names = ", ".join((AUTOMATIC, *(backend.name for backend in backends)))
-        raise UserError(f"The attention backend {override!r} is not known; choose one of {names}.")
-    probed = {backend.name: [_probe(backend, device, dtype, size) for size in sizes] for backend in backends}
-    refused = {
-        name: next(trial.refused for trial in trials if trial.refused)
-        for name, trials in probed.items()
-        if any(trial.refused for trial in trials)
-    }
-    working = {name: sum(trial.seconds for trial in trials) for name, trials in probed.items() if name not in refused}
-    if override in refused:
-        raise UserError(
-            f"The attention backend {override!r} does not work here: {refused[override]}. Choose another, or"
-            f" {AUTOMATIC!r}."
+        `length` is the longest sequence that will be attended to, in places. `override` names a backend; "auto"
+        chooses. Raises `UserError` when the named one is unknown or does not work here, or when none works.
+        """
+        conditions = Conditions(
+            device=device,
+            dtypes=(dtype,) if isinstance(dtype, torch.dtype) else tuple(dtype),
+            head_sizes=tuple(sorted({head_size} if isinstance(head_size, int) else set(head_size))),
+            length=_class_of(length, device),
         )
-    if not working:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-        raise UserError(f"No attention backend works on {device} in {dtype}: {reasons}.")
-    name = override if override != AUTOMATIC else _fastest(working, device)
-    attend = probed[name][0].attend
-    assert attend is not None  # a backend without a function was refused
-    logger.info("Attention: %s%s", name, "".join(f"; {other}: {reason}" for other, reason in refused.items()))
-    return AttentionChoice(name=name, attend=attend, refused=MappingProxyType(refused))
+        chosen = self._chosen(conditions) if override == AUTOMATIC else self._named(override, conditions)
+        self._say(chosen)
+        return chosen
+
+    def _named(self, name: str, conditions: Conditions) -> AttentionChoice:
+        backend = next((backend for backend in self._backends if backend.name == name), None)
+        if backend is None:
+            names = ", ".join((AUTOMATIC, *(backend.name for backend in self._backends)))
+            raise UserError(f"The attention backend {name!r} is not known; choose one of {names}.")
+        trial = self._try(backend, conditions)
+        if trial.attend is None:
+            raise UserError(
+                f"The attention backend {name!r} does not work here: {trial.refused}. Choose another, or {AUTOMATIC!r}."
+            )
+        return AttentionChoice(name=name, attend=trial.attend, refused={}, seconds={})
+
+    def _chosen(self, conditions: Conditions) -> AttentionChoice:
+        key = _key(conditions)
+        known = self._remembered.get(key)
+        if known is not None:
+            backend = next((backend for backend in self._backends if backend.name == known.name), None)
+            trial = Trial() if backend is None else self._try(backend, conditions)
+            if trial.attend is not None:
+                return _choice(known, trial.attend)
+        chosen = self._compared(conditions)
+        self._remembered.put(key, Choice(name=chosen.name, seconds=dict(chosen.seconds), refused=dict(chosen.refused)))
+        return chosen
+
+    def _compared(self, conditions: Conditions) -> AttentionChoice:
+        """Tries all that may be chosen here, and times those that work, if there are several."""
+        device = conditions.device
+        trials = {backend.name: self._try(backend, conditions) for backend in self._backends if _fits(backend, device)}
+        refused = {name: trial.refused for name, trial in trials.items() if trial.attend is None}
+        working = {name: trial.attend for name, trial in trials.items() if trial.attend is not None}
+        if not working:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+            raise UserError(f"No attention backend works on {device} in {conditions.dtypes[0]}: {reasons}.")
+        seconds: dict[str, float] = {}
+        if len(working) > 1:
+            for name, attend in working.items():
+                try:
+                    seconds[name] = time_backend(attend, conditions, self._clock)
+                except Exception as problem:  # it may want more memory than there is, at this length
+                    refused[name] = f"it fails at length {conditions.length} with {type(problem).__name__}"
+        name = _fastest(seconds, device) if seconds else next(iter(working))
+        return AttentionChoice(name=name, attend=working[name], refused=MappingProxyType(refused), seconds=seconds)
+
+    def _try(self, backend: Backend, conditions: Conditions) -> Trial:
+        key = (backend.name, conditions)
+        if key not in self._trials:
+            self._trials[key] = try_backend(backend, conditions)
+        return self._trials[key]
+
+    def _say(self, choice: AttentionChoice) -> None:
+        refusals = "".join(f"; {other}: {reason}" for other, reason in choice.refused.items())
+        sentence = f"Attention: {choice.name}{refusals}"
+        if sentence not in self._said:
+            self._said.add(sentence)
+            logger.info("%s", sentence)
 
 
-def _fastest(working: Mapping[str, float], device: torch.device) -> str:
-    """The first of `working` (name → seconds), or on the CPU one that is clearly faster."""
-    first = next(iter(working))
-    if device.type != "cpu":
-        return first
-    best = min(working, key=lambda name: working[name])
-    return best if working[first] > working[best] * CLEARLY_FASTER else first
+def _choice(known: Choice, attend: AttentionFunction) -> AttentionChoice:
+    return AttentionChoice(name=known.name, attend=attend, refused=known.refused, seconds=known.seconds)
 
 
-@functools.lru_cache(maxsize=64)
-def _probe(backend: Backend, device: torch.device, dtype: torch.dtype, head_size: int) -> _Probed:
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = (
-        torch.randn(2, _TRIED_HEADS, length, head_size, generator=generator).to(device, dtype)
-        for length in (_TRIED_QUERIES, _TRIED_KEYS, _TRIED_KEYS)
-    )
-    try:
-        attend = backend.load()
-        with torch.no_grad():
-            error = _error(attend(query, key, value), query, key, value)
-            seconds = _time(attend, dtype, head_size) if device.type == "cpu" else 0.0
-    except ImportError as problem:
-        return _Probed(refused=f"it is not installed ({_first_line(problem)})")
-    except Exception as problem:  # a kernel may fail in any way; that it does is the answer
-        return _Probed(refused=f"it fails with {type(problem).__name__}: {_first_line(problem)}")
-    if not error <= TOLERANCES[dtype]:  # written so that NaN is refused too
-        return _Probed(refused=f"its result is wrong by {error:.1e}")
-    return _Probed(attend=attend, seconds=seconds)
+def _fits(backend: Backend, device: torch.device) -> bool:
+    return backend.chosen == "anywhere" or (backend.chosen == "on a GPU" and device.type != "cpu")
 
 
-def _error(got: Tensor, query: Tensor, key: Tensor, value: Tensor) -> float:
-    """The greatest distance from the same attention in float64 on the CPU."""
-    query, key, value = (tensor.cpu().double() for tensor in (query, key, value))
-    wanted = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1) @ value
-    return float((got.cpu().double() - wanted).abs().max())
+def _class_of(length: int, device: torch.device) -> int:
+    """The power of two that stands for sequences of `length` places."""
+    if device.type == "cpu":
+        return SHORTEST
+    return min(LONGEST, max(SHORTEST, 1 << (length - 1).bit_length()))
 
 
-def _time(attend: AttentionFunction, dtype: torch.dtype, head_size: int) -> float:
-    """The best of some runs on the CPU in seconds: what others do on the machine only ever adds."""
-    inputs = torch.ones(3, 2, max(1, _TIMED_CHANNELS // head_size), _TIMED_LENGTH, head_size, dtype=dtype)
-    attend(*inputs)
-    seconds: list[float] = []
-    for _ in range(_TIMED_RUNS):
-        started = time.perf_counter()
-        attend(*inputs)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+def _key(conditions: Conditions) -> str:
+    dtypes = "+".join(str(dtype).removeprefix("torch.") for dtype in conditions.dtypes)
+    sizes = "+".join(str(size) for size in conditions.head_sizes)
+    return f"{describe(conditions.device)}, {dtypes}, heads of {sizes}, length {conditions.length}"
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".")[:200] if lines else type(error).__name__
+def _fastest(seconds: Mapping[str, float], device: torch.device) -> str:
+    """The first of `seconds` (in the order of preference), or one that is clearly faster."""
+    first = next(iter(seconds))
+    best = min(seconds, key=lambda name: seconds[name])
+    clearly = CLEARLY_FASTER_ON_CPU if device.type == "cpu" else CLEARLY_FASTER_ON_GPU
+    return best if seconds[first] > seconds[best] * clearly else first

@@ -104,6 +104,11 @@ def _validate_tiles(request: DiffusionRequest) -> None:
         return
     _in_range("Tile size", tiled.tile, *catalogue.TILE_RANGE)
     _in_range("Tile overlap", tiled.overlap, catalogue.TILE_OVERLAP_RANGE[0], tiled.tile // 2)
+    for what, asked in (("Self-attention guidance", request.extras.sag_scale > 0), ("Tiling", request.extras.tiling)):
+        if asked:
+            raise InvalidRequest(
+                f"{what} needs the whole picture at once, and {tiled.method} denoises it in tiles; turn one of them off."
+            )
 
 
 def _validate_hires(hires: HiresFix) -> None:

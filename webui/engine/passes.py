@@ -39,6 +39,7 @@ from webui.engine.previews import preview_of
 from webui.engine.refiner import RefinedDenoiser, evaluations_before
 from webui.engine.samplers import NoiseSource, Sampler, SamplerStep, find_sampler, unit_variance_start
 from webui.engine.schedules import SigmaTable, make_sigmas
+from webui.engine.tiled.diffusion import in_tiles
 
 LATENT_CHANNELS = 4
 LATENT_PIXELS = 8
@@ -192,7 +193,7 @@ class Pass:
         request, checkpoint = self.request, bench.checkpoint
         stack.enter_context(patched_unet(checkpoint.unet, request.extras))
         predict = Guided(
-            checkpoint.unet,
+            in_tiles(checkpoint.unet, request.tiled),
             plan,
             cfg_scale=self.sampler.scale(request.cfg_scale),
             guidance=request.guidance,

@@ -26,8 +26,9 @@ LAYERS = {
     "server": 7,
     "headless": 7,
     "bootstrap": 8,
-    "cli": 9,
-    "__main__": 10,
+    "commands": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 ALLOWED_BESIDE = {("jobs", "gallery")}
 # These know the engine side through `webui.core.ports` alone, though they stand above it.

@@ -1,0 +1,107 @@
+"""The doctor's report, on this machine and on a pretended graphics card."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from webui import doctor
+from webui.core.paths import Folders
+from webui.settings.schema import Settings
+
+GIB = 2**30
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("models", "outputs"):
+        (tmp_path / name).mkdir()
+    return Folders.at(tmp_path)
+
+
+class FakeSelector:
+    """Finds sdpa best, and says so without trying anything."""
+
+    def __init__(self, _remembered):
+        pass
+
+    def verdicts(self, _device, dtype, head_sizes, length):
+        assert (tuple(head_sizes), length) in {((40, 80, 160), 4096), ((64,), 16384)}
+        return {"xformers": "refused: it is not installed", "sdpa": f"chosen for {dtype}"}
+
+    def select(self, *_arguments, **_options):
+        raise doctor.UserError("The attention backend 'spam' is not known.")
+
+
+@pytest.fixture
+def untried(monkeypatch):
+    monkeypatch.setattr(doctor, "AttentionSelector", FakeSelector)
+
+
+@pytest.fixture
+def card(monkeypatch, untried):
+    """A card whose free memory, in GiB, the test says."""
+    free = {"gib": 24}
+    properties = SimpleNamespace(total_memory=24 * GIB, major=8, minor=9)
+    monkeypatch.setattr(doctor.devices, "choose_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(doctor.devices, "describe", lambda _: "A Card")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 9))
+    monkeypatch.setattr(doctor, "limit", lambda *_: None)
+    monkeypatch.setattr(doctor, "free_bytes", lambda _: int(free["gib"] * GIB))
+    return free
+
+
+def plans(folders, **settings):
+    return list(doctor.examine(folders, Settings(**settings))["Memory plan"].values())
+
+
+def test_the_report_of_this_machine(folders, untried, tmp_path):
+    report = doctor.examine(folders, Settings(), nvidia=tmp_path / "none")
+    assert report["Device"]["computes on"] == "CPU"
+    assert report["Precision"]["checkpoints"] == "float32"
+    assert report["Attention for SD 1.5 at 512x512"]["xformers"] == "refused: it is not installed"
+    assert "main memory" in report["Memory plan"]["SDXL at 1024x1024"]
+    assert report["Versions"]["torch"] == torch.__version__
+    assert report["Folders"]["models"].startswith(f"{tmp_path}/models: writable")
+    assert "not there yet" in report["Folders"]["data"]
+    assert "graphics card" in report["To be faster"]["1"]
+    text = doctor.as_text(report)
+    assert max(len(line) for line in text.splitlines()) < 160
+    assert "\n\nMemory plan\n" in text
+
+
+def test_a_folder_that_cannot_be_written_is_told(folders, untried, monkeypatch):
+    monkeypatch.setattr(doctor.os, "access", lambda path, _: path != folders.outputs)
+    assert "CANNOT BE WRITTEN" in doctor.examine(folders, Settings())["Folders"]["outputs"]
+
+
+def test_a_card_that_torch_was_not_built_for_is_told(folders, untried, tmp_path):
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: 550\n")
+    advice = doctor.examine(folders, Settings(), nvidia=driver)["To be faster"]
+    assert "NVIDIA card" in advice["1"]
+
+
+def test_plans_for_cards_of_several_sizes(folders, card):
+    assert all(words.startswith("everything stays on the device (") for words in plans(folders))
+    card["gib"] = 4
+    small, large = plans(folders)
+    assert small.startswith("everything stays")
+    assert "unet streamed layer by layer" in large
+    assert "the VAE in tiles" in large
+    assert "unet streamed" in plans(folders, video_memory_use="lowvram")[0]
+    assert "unet brought for its phase" in plans(folders, video_memory_use="medvram")[0]
+
+
+def test_a_card_has_a_driver_precision_and_advice(folders, card):
+    report = doctor.examine(folders, Settings())
+    assert report["Device"]["video memory"] == "24.0 GiB free of 24.0 GiB"
+    assert report["Precision"]["checkpoints"] == "float16; a network that overflows goes on in bfloat16"
+    assert "launch.py --xformers" in report["To be faster"]["1"]
+
+
+def test_a_setting_that_does_not_work_is_told(folders, untried):
+    told = doctor.examine(folders, Settings(attention="spam"))["Attention for SD 1.5 at 512x512"]["setting"]
+    assert "'spam' is not known" in told

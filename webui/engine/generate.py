@@ -43,7 +43,7 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
 
     # 2. The noise levels to walk through: the schedule type's, from this model's own table, or the last of them.
     passes = _passes(request, bench, canvas)
-    at_once = 1 if passes.one_by_one or Rung.SINGLY in bench.economy else request.batch_size
+    at_once = pictures_at_once(request, bench, one_by_one=passes.one_by_one)
     steps = passes.steps(at_once)
     total = steps * request.total_images // at_once
     yield Started(
@@ -59,7 +59,7 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
 
     for first in range(start_batch * request.batch_size, request.total_images, at_once):
         # 4. From noise, a stream for each picture, to latents, step by step; with hires fix, once more and larger.
-        singles = _singles(request, range(first, first + at_once), bench.device)
+        singles = singles_of(request, range(first, first + at_once), bench.device)
         batch, before = first // request.batch_size, first // at_once * steps
         place = Place(batch=batch, before=before, total=total, control=control, notices=notices)
         with ExitStack() as stack:
@@ -70,14 +70,14 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
             # 5. From latents to pictures, each with the text that can make it again.
             with last.vae_at_work(request.extras, "decode"):
                 vae, factor = last.checkpoint.vae, last.checkpoint.scaling_factor
-                pictures = to_images(decode(vae, latents, factor, say=notices.say))
+                pictures = to_images(decode(vae, latents, factor, tile=bench.vae_tile, say=notices.say))
         yield from notices.take()
         for index, picture in enumerate(pictures):
             yield ImageReady(
                 index=first + index,
                 image=canvas.finish(picture, latents[index]),
                 seed=singles[index].seed,
-                infotext=_infotext(singles[index], bench, last),
+                infotext=infotext_of(singles[index], bench, last),
             )
         # A wish to skip that came too late was for this batch, not for the next.
         control.take_skip()
@@ -93,13 +93,18 @@ def _passes(request: DiffusionRequest, bench: Bench, canvas: Canvas) -> Passes:
     return TwoPasses(request, first) if isinstance(request, Txt2Img) and hires else first
 
 
-def _singles(request: DiffusionRequest, indices: range, device: torch.device) -> list[DiffusionRequest]:
+def pictures_at_once(request: DiffusionRequest, bench: Bench, *, one_by_one: bool) -> int:
+    """How many pictures of a batch are walked together: all, or one where the sampler or memory wants it."""
+    return 1 if one_by_one or Rung.SINGLY in bench.economy else request.batch_size
+
+
+def singles_of(request: DiffusionRequest, indices: range, device: torch.device) -> list[DiffusionRequest]:
     """For each of the pictures the request that makes it alone, with the noise source that it really has."""
     request = dataclasses.replace(request, noise_source=settled_source(request.noise_source, device))
     return [alone(request, index) for index in indices]
 
 
-def _infotext(single: DiffusionRequest, bench: Bench, last: Bench) -> str:
+def infotext_of(single: DiffusionRequest, bench: Bench, last: Bench) -> str:
     """The text of the picture that `single` makes, decoded on `last`; waits for hashes still in the making."""
     vae = {"VAE": bench.vae_name, "VAE hash": bench.vae_hash()} if bench.vae_name else {}
     return format_infotext(

@@ -18,7 +18,7 @@ from webui.checkpoints.hash import ModelHashes
 from webui.core.errors import AtelierError, OutOfMemory, ResourceError
 from webui.core.events import Event
 from webui.core.ports import Control, EngineStatus
-from webui.core.requests import DiffusionRequest, Request, Txt2Img, Upscale
+from webui.core.requests import DiffusionRequest, Img2Img, Request, Txt2Img, Upscale
 from webui.engine.ladder import NOTHING_SAVED, Economy, Remembered, offered
 
 if TYPE_CHECKING:
@@ -153,10 +153,13 @@ class EngineManager:
         from webui.engine.bench import Bench
         from webui.engine.generate import generate
         from webui.engine.pipelines import generate_with_pipeline
+        from webui.engine.sd_upscale import sd_upscale
 
         def run(economy: Economy, first: int, phases: Phases) -> Generator[Event, None, None]:
             with self._bench(workshop, request, economy, phases) as bench:
-                if isinstance(bench, Bench):
+                if isinstance(bench, Bench) and isinstance(request, Img2Img) and request.sd_upscale.upscaler:
+                    yield from sd_upscale(request, bench, control=control, start_batch=first)
+                elif isinstance(bench, Bench):
                     yield from generate(request, bench, control=control, start_batch=first)
                 else:
                     yield from generate_with_pipeline(request, bench, control=control, start_batch=first)

@@ -39,7 +39,7 @@ class Tile:
 
 
 def tiles_of(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
-    """Tiles of at most `tile` × `tile` over `height` × `width`, neighbours sharing `overlap` or more; all in latents."""
+    """Tiles of at most `tile` × `tile` over `height` × `width`, neighbours sharing at least `overlap` (latents)."""
     return [
         Tile(slice(row.start, row.end), slice(column.start, column.end))
         for row in strips(height, tile, overlap, 1)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from webui.core.infotext import KnownModels
 from webui.core.paths import Folders
@@ -101,7 +101,7 @@ def build(folders: Folders, options: ServerOptions) -> App:
     store = SettingsStore(folders.settings_file)
     if store.notice:
         logger.warning(store.notice)
-    settings = overridden(lambda: store.current, attention=options.attention, checkpoint=options.checkpoint)
+    settings = overridden(lambda: store.current, **options.settings)
     database = open_database(folders.database)
     room = build_engine(folders, settings, database)
     files = ImageFiles(folders.outputs, lambda: settings().filename_pattern)
@@ -161,12 +161,12 @@ def build_engine(folders: Folders, settings: Callable[[], Settings], database: D
     return EngineRoom(catalogue=catalogue, engine=engine, masker=masker, known_models=KnownFiles(catalogue, hashes))
 
 
-def overridden(current: Callable[[], Settings], *, attention: str, checkpoint: str) -> Callable[[], Settings]:
-    """The settings as flags change them, without storing the change; "" leaves a setting as it is."""
-    flags = {name: value for name, value in (("attention", attention), ("checkpoint", checkpoint)) if value}
+def overridden(current: Callable[[], Settings], **flags: Any) -> Callable[[], Settings]:
+    """The settings as `flags` change them, by the settings' names, without storing that; what is empty changes none."""
+    given = {name: value for name, value in flags.items() if value}
 
     def settings() -> Settings:
-        return current().model_copy(update=flags)
+        return current().model_copy(update=given)
 
     return settings
 

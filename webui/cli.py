@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from webui import __version__
-from webui.commands import files, generate, upscale
-from webui.commands.common import add_folders, folders_from, set_up_logging
+from webui.commands import doctor, files, generate, upscale
+from webui.commands.common import add_folders, engine_flags, folders_from, set_up_logging
 from webui.core.errors import AtelierError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_folders(parser)
     _add_serving(parser)
     commands = parser.add_subparsers(title="commands (none: serve the page)", metavar="COMMAND")
-    for command in (generate, upscale, files):
+    for command in (generate, upscale, files, doctor):
         command.add(commands)
     return parser
 
@@ -112,8 +112,7 @@ def run_server(chosen: argparse.Namespace) -> int:
         share=chosen.share,
         accounts=tuple(parse_account(text) for text in chosen.auth),
         browser=not chosen.no_browser,
-        attention=chosen.attention,
-        checkpoint=chosen.checkpoint,
+        settings={**engine_flags(chosen), "checkpoint": chosen.checkpoint},
     )
     accounts, made = accounts_for(options.accounts, loopback_only=options.loopback_only)
     options = options.with_accounts(accounts)

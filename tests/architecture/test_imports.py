@@ -26,6 +26,7 @@ LAYERS = {
     "server": 7,
     "headless": 7,
     "bootstrap": 8,
+    "doctor": 8,
     "commands": 9,
     "cli": 10,
     "__main__": 11,

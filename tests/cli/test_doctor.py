@@ -1,11 +1,13 @@
 """The doctor's report, on this machine and on a pretended graphics card."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from webui import doctor
+from webui import cli, doctor
+from webui.commands.common import engine_flags
 from webui.core.paths import Folders
 from webui.settings.schema import Settings
 
@@ -25,7 +27,7 @@ class FakeSelector:
     def __init__(self, _remembered):
         pass
 
-    def verdicts(self, _device, dtype, head_sizes, length):
+    def verdicts(self, _device, dtype, head_sizes, *, length):
         assert (tuple(head_sizes), length) in {((40, 80, 160), 4096), ((64,), 16384)}
         return {"xformers": "refused: it is not installed", "sdpa": f"chosen for {dtype}"}
 
@@ -105,3 +107,36 @@ def test_a_card_has_a_driver_precision_and_advice(folders, card):
 def test_a_setting_that_does_not_work_is_told(folders, untried):
     told = doctor.examine(folders, Settings(attention="spam"))["Attention for SD 1.5 at 512x512"]["setting"]
     assert "'spam' is not known" in told
+
+
+def test_the_command_prints_json(folders, untried, capsys):
+    assert cli.main(["doctor", "--json", "--root", str(folders.root), "--lowvram"]) == 0
+    assert json.loads(capsys.readouterr().out)["Device"]["computes on"] == "CPU"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], {"attention": "", "video_memory_use": "", "video_memory_gib": 0.0}),
+        (["--medvram", "--gpu-memory", "4GB"], {"video_memory_use": "medvram", "video_memory_gib": 4.0}),
+        (["--gpu-memory", "3.5", "doctor", "--lowvram"], {"video_memory_use": "lowvram", "video_memory_gib": 3.5}),
+    ],
+)
+def test_bounds_of_memory_are_flags(flags, expected):
+    assert engine_flags(cli.make_parser().parse_args(flags)).items() >= expected.items()
+
+
+@pytest.mark.parametrize("amount", ["0", "much", "inf"])
+def test_no_amount_of_memory_is_refused(amount, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--gpu-memory", amount])
+    assert "such as 4GB" in capsys.readouterr().err
+
+
+def test_flags_stand_over_the_settings():
+    from webui.bootstrap import overridden
+
+    stored = Settings(attention="sdpa", video_memory_gib=8)
+    flags = {"attention": "", "video_memory_gib": 4.0, "video_memory_use": "medvram"}
+    settings = overridden(lambda: stored, **flags)()
+    assert (settings.attention, settings.video_memory_gib, settings.video_memory_use) == ("sdpa", 4.0, "medvram")

@@ -187,6 +187,18 @@ def test_no_backend_at_all_is_told():
         select(Backend("broken", failing))
 
 
+def test_each_backend_has_a_verdict():
+    backends = (Backend("broken", failing), good("a"), good("b"), good("named", chosen="by name"))
+    made = AttentionSelector(backends=(*backends, Backend("absent", missing, "on a GPU")), clock=clock(0.002, 0.003))
+    assert made.verdicts(CPU, torch.float32, [8]) == {
+        "broken": "refused: it fails with RuntimeError: no kernel image is available",
+        "a": "chosen, 2 ms a call",
+        "b": "works, 3 ms a call",
+        "named": "works, for those who name it",
+        "absent": "refused: it is not installed (No module named 'spam')",
+    }
+
+
 def test_a_choice_is_kept_in_a_file_and_not_measured_again(tmp_path):
     file = tmp_path / "data" / "attention.json"
     first = select(Backend("broken", failing), good("slow"), good("fast"), seconds=(5, 1), remembered=kept(file))

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import logging.handlers
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,7 +38,38 @@ def add_folders(parser: argparse.ArgumentParser, *, nested: bool = False) -> Non
     for name in ("models", "output", "data", "extensions"):
         group.add_argument(f"--{name}-dir", type=Path, default=default(None), metavar="FOLDER")
     group.add_argument("--attention", default=default(""), metavar="NAME", help="backend, instead of the fastest")
+    memory = group.add_mutually_exclusive_group()
+    for name, kept in (("medvram", "only what is at work"), ("lowvram", "only a few layers of what is at work")):
+        memory.add_argument(
+            f"--{name}",
+            dest="video_memory_use",
+            action="store_const",
+            const=name,
+            default=default(""),
+            help=f"keep {kept} in video memory",
+        )
+    group.add_argument(
+        "--gpu-memory",
+        dest="video_memory_gib",
+        type=_gibibytes,
+        default=default(0.0),
+        metavar="4GB",
+        help="the most video memory to take",
+    )
     group.add_argument("--log-level", default=default("info"), choices=("debug", "info", "warning", "error"))
+
+
+def _gibibytes(text: str) -> float:
+    number = text.upper().removesuffix("B").removesuffix("I").removesuffix("G")
+    with contextlib.suppress(ValueError):
+        if 0 < float(number) < math.inf:
+            return float(number)
+    raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; give one in gibibytes, such as 4GB")
+
+
+def engine_flags(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The flags that stand for settings of the engine, by the settings' names; what is empty was not given."""
+    return {name: getattr(chosen, name) for name in ("attention", "video_memory_use", "video_memory_gib")}
 
 
 def folders_from(chosen: argparse.Namespace) -> Folders:
@@ -77,10 +109,12 @@ class Room:
 
 
 @contextlib.contextmanager
-def opened_room(chosen: argparse.Namespace) -> Iterator[Room]:
-    """The engine that the flags ask for. Within the block standard output is for the answer's lines alone.
+def opened_settings(
+    chosen: argparse.Namespace,
+) -> Iterator[tuple[Folders, Callable[[], Settings], Callable[[str], None]]]:
+    """The folders, the settings as the flags change them, and what prints a line of the command's answer.
 
-    Whatever libraries print goes to standard error. Raises `UserError` without a models folder.
+    Within the block standard output is for those lines alone: whatever libraries print goes to standard error.
     """
     from webui import bootstrap
     from webui.settings.store import SettingsStore
@@ -92,10 +126,18 @@ def opened_room(chosen: argparse.Namespace) -> Iterator[Room]:
     def say(line: str) -> None:
         print(line, file=answers, flush=True)
 
-    with contextlib.redirect_stdout(sys.stderr), _hashes(folders) as database:
+    with contextlib.redirect_stdout(sys.stderr):
         bootstrap.keep_to_ourselves(folders)
         store = SettingsStore(folders.settings_file)
-        settings = bootstrap.overridden(lambda: store.current, attention=chosen.attention, checkpoint="")
+        yield folders, bootstrap.overridden(lambda: store.current, **engine_flags(chosen)), say
+
+
+@contextlib.contextmanager
+def opened_room(chosen: argparse.Namespace) -> Iterator[Room]:
+    """The engine that the flags ask for, and the rest as `opened_settings`; raises `UserError` without models."""
+    from webui import bootstrap
+
+    with opened_settings(chosen) as (folders, settings, say), _hashes(folders) as database:
         yield Room(bootstrap.build_engine(folders, settings, database), settings(), say)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from webui.core.loopback import is_loopback
 from webui.server.accounts import Account
@@ -10,15 +12,14 @@ from webui.server.accounts import Account
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
-    """Where to serve, to whom, and what the flags say instead of the settings ("" leaves the settings alone)."""
+    """Where to serve, to whom, and what the flags say instead of the settings (what is empty leaves them alone)."""
 
     host: str = "127.0.0.1"
     port: int = 7860
     share: bool = False
     accounts: tuple[Account, ...] = ()
     browser: bool = False
-    attention: str = ""
-    checkpoint: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def loopback_only(self) -> bool:

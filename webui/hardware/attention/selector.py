@@ -91,15 +91,28 @@ class AttentionSelector:
         `length` is the longest sequence that will be attended to, in places. `override` names a backend; "auto"
         chooses. Raises `UserError` when the named one is unknown or does not work here, or when none works.
         """
-        conditions = Conditions(
-            device=device,
-            dtypes=(dtype,) if isinstance(dtype, torch.dtype) else tuple(dtype),
-            head_sizes=tuple(sorted({head_size} if isinstance(head_size, int) else set(head_size))),
-            length=_class_of(length, device),
-        )
+        conditions = _conditions(device, dtype, head_size, length)
         chosen = self._chosen(conditions) if override == AUTOMATIC else self._named(override, conditions)
         self._say(chosen)
         return chosen
+
+    def verdicts(
+        self, device: torch.device, dtype: torch.dtype, head_size: int | Iterable[int], *, length: int = SHORTEST
+    ) -> dict[str, str]:
+        """For each backend what became of it when one was chosen automatically, in a few words."""
+        conditions = _conditions(device, dtype, head_size, length)
+        choice = self._chosen(conditions)
+        return {backend.name: self._verdict(backend, conditions, choice) for backend in self._backends}
+
+    def _verdict(self, backend: Backend, conditions: Conditions, choice: AttentionChoice) -> str:
+        took = choice.seconds.get(backend.name)
+        said = "" if took is None else f", {took * 1000:.3g} ms a call"
+        if backend.name == choice.name:
+            return f"chosen{said}"
+        refused = choice.refused.get(backend.name) or self._try(backend, conditions).refused
+        if refused:
+            return f"refused: {refused}"
+        return f"works{said}" if said else "works, for those who name it"
 
     def _named(self, name: str, conditions: Conditions) -> AttentionChoice:
         backend = next((backend for backend in self._backends if backend.name == name), None)
@@ -156,6 +169,17 @@ class AttentionSelector:
         if sentence not in self._said:
             self._said.add(sentence)
             logger.info("%s", sentence)
+
+
+def _conditions(
+    device: torch.device, dtype: torch.dtype | Iterable[torch.dtype], head_size: int | Iterable[int], length: int
+) -> Conditions:
+    return Conditions(
+        device=device,
+        dtypes=(dtype,) if isinstance(dtype, torch.dtype) else tuple(dtype),
+        head_sizes=tuple(sorted({head_size} if isinstance(head_size, int) else set(head_size))),
+        length=_class_of(length, device),
+    )
 
 
 def _choice(known: Choice, attend: AttentionFunction) -> AttentionChoice:

@@ -231,8 +231,8 @@ def random_request(source: random.Random) -> Txt2Img | Img2Img | Inpaint:
             enabled=True,
             upscaler=source.choice([*catalogue.LATENT_UPSCALERS, "a: b, c"]),
             scale=some(1, 4),
-            width=source.choice([0, 1024]),
-            height=source.choice([0, 768]),
+            width=source.choice([0, fields["width"] * 2]),
+            height=source.choice([0, fields["height"] * 3]),
             steps=source.choice([0, 12]),
             denoising_strength=some(0, 1),
             sampler=source.choice(["", *catalogue.SAMPLERS]),
@@ -271,9 +271,12 @@ def random_request(source: random.Random) -> Txt2Img | Img2Img | Inpaint:
         ),
         "outpaint": Outpaint(left=source.choice([0, 64]), bottom=source.choice([0, 2048])),
     }
+    by_tiles = switch()
     from_itself = {
-        "loopback": Loopback(loops=source.randint(1, 32), final_strength=some(0, 1), curve=StrengthCurve.LAZY),
-        "sd_upscale": SdUpscale(upscaler=source.choice(["", "Lanczos"]), scale=some(1, 8), overlap=32),
+        "loopback": Loopback(
+            loops=1 if by_tiles else source.randint(1, 32), final_strength=some(0, 1), curve=StrengthCurve.LAZY
+        ),
+        "sd_upscale": SdUpscale(upscaler="Lanczos" if by_tiles else "", scale=some(1, 8), overlap=32),
     }
     kind = source.randrange(3)
     if kind == 0:

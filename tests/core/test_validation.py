@@ -14,9 +14,11 @@ from webui.core.requests import (
     HiresFix,
     Img2Img,
     Inpaint,
+    Loopback,
     Outpaint,
     SamplerOptions,
     ScheduleOptions,
+    SdUpscale,
     SoftInpainting,
     StartOptions,
     TileBlend,
@@ -27,6 +29,7 @@ from webui.core.requests import (
 from webui.core.validation import validate, with_seed
 
 TXT2IMG = Txt2Img()
+IMG2IMG = Img2Img(init_image=b"png")
 INPAINT = Inpaint(init_image=b"png", mask=b"png")
 UPSCALE = Upscale(image=b"png")
 
@@ -133,6 +136,16 @@ def test_the_defaults_are_valid(request_):
             TXT2IMG,
             {"hires": HiresFix(enabled=True, sampler="Magic")},
             f"Hires sampler 'Magic' is not known; choose one of {', '.join(catalogue.SAMPLERS)}.",
+        ),
+        (
+            TXT2IMG,
+            {"width": 4096, "hires": HiresFix(enabled=True, scale=2.5)},
+            "The width after hires fix is 10240, outside 64 to 8192; choose a value in that range.",
+        ),
+        (
+            IMG2IMG,
+            {"loopback": Loopback(loops=3), "sd_upscale": SdUpscale(upscaler="Lanczos")},
+            "Loopback (3 loops) and SD upscale do not go together; turn one of them off.",
         ),
         (
             TXT2IMG,

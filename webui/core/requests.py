@@ -218,7 +218,10 @@ class StartOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loopback:
-    """Img2img of its own result, `loops` times in all; the strength goes to `final_strength` along `curve`."""
+    """Img2img of its own result, `loops` times in all; the strength goes to `final_strength` along `curve`.
+
+    Each result is a picture of the job, made from the one before it with the next seed.
+    """
 
     loops: int = 1
     final_strength: float = 0.5
@@ -336,9 +339,14 @@ class Generation:
         return Size(self.width, self.height)
 
     @property
+    def images_per_batch(self) -> int:
+        """How many pictures each of the `batch_count` batches makes; a request may go on after any whole batch."""
+        return self.batch_size
+
+    @property
     def total_images(self) -> int:
         """How many pictures the request makes."""
-        return self.batch_size * self.batch_count
+        return self.images_per_batch * self.batch_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,6 +366,11 @@ class Img2Img(Generation):
     start: StartOptions = StartOptions()
     loopback: Loopback = Loopback()
     sd_upscale: SdUpscale = SdUpscale()
+
+    @property
+    def images_per_batch(self) -> int:
+        """Those of all loops: first the loops of the batch's first picture, then those of the next."""
+        return self.batch_size * self.loopback.loops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -432,6 +445,11 @@ class Upscale:
     overlap: int = 16
     faces: FaceRestoration = FaceRestoration()
     diffusion: DiffusionUpscaler = DiffusionUpscaler()
+
+    @property
+    def images_per_batch(self) -> int:
+        """Always one."""
+        return 1
 
     @property
     def total_images(self) -> int:

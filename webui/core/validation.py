@@ -12,10 +12,10 @@ import re
 
 from webui.core import catalogue
 from webui.core.errors import InvalidRequest
+from webui.core.hires import enlargement
 from webui.core.requests import (
     DiffusionRequest,
     Extras,
-    HiresFix,
     Img2Img,
     Inpaint,
     Request,
@@ -58,7 +58,7 @@ def validate(request: Request) -> None:
     _validate_extras(request.extras)
     _validate_tiles(request)
     if isinstance(request, Txt2Img):
-        _validate_hires(request.hires)
+        _validate_hires(request)
         return
     _in_range("Denoising strength", request.denoising_strength, 0, 1)
     _not_empty("picture to start from", request.init_image)
@@ -111,13 +111,17 @@ def _validate_tiles(request: DiffusionRequest) -> None:
             )
 
 
-def _validate_hires(hires: HiresFix) -> None:
+def _validate_hires(request: Txt2Img) -> None:
+    hires = request.hires
     if not hires.enabled:
         return
     _in_range("Hires scale", hires.scale, *catalogue.HIRES_SCALE_RANGE)
     for what, value in (("Hires width", hires.width), ("Hires height", hires.height)):
         if value:
             _dimension(what, value)
+    size = enlargement(request).cover
+    for what, value in (("width", size.width), ("height", size.height)):
+        _in_range(f"The {what} after hires fix", value, *catalogue.DIMENSION_RANGE)
     _in_range("Hires steps", hires.steps, *catalogue.HIRES_STEPS_RANGE)
     _in_range("Hires denoising strength", hires.denoising_strength, 0, 1)
     if hires.sampler:
@@ -140,6 +144,10 @@ def _validate_loops(request: Img2Img) -> None:
     _in_range("Loops", request.loopback.loops, *catalogue.LOOPS_RANGE)
     _in_range("Final denoising strength", request.loopback.final_strength, 0, 1)
     if request.sd_upscale.upscaler:
+        if request.loopback.loops > 1:
+            raise InvalidRequest(
+                f"Loopback ({request.loopback.loops} loops) and SD upscale do not go together; turn one of them off."
+            )
         _in_range("SD upscale's scale", request.sd_upscale.scale, *catalogue.SCALE_RANGE)
         _in_range("SD upscale's overlap", request.sd_upscale.overlap, *catalogue.SD_UPSCALE_OVERLAP_RANGE)
 

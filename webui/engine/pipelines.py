@@ -49,6 +49,8 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
     "noise_source": "noise source",
     "eta_noise_seed_delta": "ENSD",
     "extras": "extras",
+    "tiled": "tiled diffusion",
+    "hires": "hires fix",
 }
 
 Report = TypeVar("Report")
@@ -158,7 +160,9 @@ def _effective(request: DiffusionRequest, *, unused: list[str], loras: bool) -> 
     """The request without what has no effect, as its pictures' texts tell it; and what that is, for people."""
     defaults = Txt2Img()
     reset: dict[str, Any] = {name: getattr(defaults, name) for name in _WITHOUT_EFFECT}
-    idle = {"vae": (VAE_AUTOMATIC, VAE_OWN)}
+    idle: dict[str, tuple[object, ...]] = {"vae": (VAE_AUTOMATIC, VAE_OWN)}
+    if isinstance(request, Txt2Img) and not request.hires.enabled:
+        idle["hires"] = (request.hires,)
     said = ["sampler", "schedule type", *unused]
     for name, title in _WITHOUT_EFFECT.items():
         if getattr(request, name) not in idle.get(name, (reset[name],)):

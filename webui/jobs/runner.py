@@ -63,7 +63,7 @@ def first_batch(request: Request, stored: frozenset[int]) -> int:
     """
     if not stored:
         return 0
-    size = 1 if isinstance(request, Upscale) else request.batch_size
+    size = request.images_per_batch
     last = max(stored) // size
     whole = all(place in stored for place in range(last * size, (last + 1) * size))
     return last + 1 if whole else last

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 
+from webui.core.errors import InvalidRequest
+from webui.core.geometry import Size
 from webui.core.paths import REPOSITORY
-from webui.core.ports import OfferStatus
+from webui.core.ports import CheckpointInfo, OfferStatus
+from webui.core.requests import DiffusionUpscaler, FaceRestoration, Upscale
+from webui.core.validation import validate
+from webui.jobs.views import BatchView
+from webui.ui.components.folder_batch import batch_line, folder_batch
 from webui.ui.components.form import Form
-from webui.ui.tabs.upscale import add_offer, add_upscale_fields, first_upscaler, offer_note, wire_offer
+from webui.ui.tabs.upscale import (
+    FOLDER,
+    ONE,
+    SEVERAL,
+    add_offer,
+    add_upscale_fields,
+    diffusion_upscalers,
+    first_upscaler,
+    offer_note,
+    uploads,
+    upscale_request,
+    wire_offer,
+)
 
 
 def test_a_fresh_form_shows_the_quick_network_that_is_shipped():
@@ -38,6 +57,19 @@ def test_what_is_said_about_the_offer(phase, detail, note):
     assert offer_note(OfferStatus(phase=phase, detail=detail)) == note
 
 
+class Models:
+    """One filter, one upscaler that is a checkpoint, no network for faces."""
+
+    def upscalers(self):
+        return ("Lanczos", "drawn")
+
+    def checkpoints(self):
+        return (CheckpointInfo(name="drawn", family="x4", native_size=Size(64, 64)),)
+
+    def face_restorers(self):
+        return ()
+
+
 class Offer:
     """A model that nobody has fetched yet; counts who asks."""
 
@@ -53,6 +85,77 @@ class Offer:
         yield OfferStatus(phase="offered")
 
 
+def built(models) -> tuple[Form, tuple[gr.Column, gr.Column]]:
+    async def build():
+        with gr.Blocks():
+            form = Form(tab="upscale")
+            return form, add_upscale_fields(form, models)
+
+    return asyncio.run(build())
+
+
+def test_a_fresh_form_is_a_valid_request_of_defaults():
+    form, (faces, diffusion) = built(Models())
+    request = upscale_request({name: field.value for name, field in form.fields.items()}, b"png")
+    assert request == Upscale(image=b"png")
+    validate(request)
+    assert not faces.visible, "without a network for faces there is nothing to choose"
+    assert not diffusion.visible
+    assert diffusion_upscalers(Models()) == {"drawn"}
+
+
+def test_what_the_form_asks_for():
+    values = {
+        "upscaler": "Nearest", "scale": 2, "width": 640.0, "height": 480, "crop": False, "upscaler_2": "Lanczos",
+        "upscaler_2_visibility": 0.25, "tile": 64, "overlap": 8, "faces.model": "codeformer", "faces.visibility": 0.5,
+        "faces.weight": 0.75, "diffusion.prompt": "a star", "diffusion.negative_prompt": None, "diffusion.steps": 9,
+        "diffusion.cfg_scale": 3, "diffusion.noise_level": 30, "diffusion.seed": 4,
+    }  # fmt: skip
+    made = upscale_request(values, b"png")
+    assert made == Upscale(
+        image=b"png", upscaler="Nearest", scale=2.0, width=640, height=480, crop=False, upscaler_2="Lanczos",
+        upscaler_2_visibility=0.25, tile=64, overlap=8,
+        faces=FaceRestoration(model="codeformer", visibility=0.5, weight=0.75),
+        diffusion=DiffusionUpscaler(prompt="a star", steps=9, cfg_scale=3.0, noise_level=30, seed=4),
+    )  # fmt: skip
+    with pytest.raises(InvalidRequest, match=r"Target width is 1\.5"):
+        upscale_request({**values, "width": 1.5}, b"png")
+
+
+def test_which_uploads_are_meant(monkeypatch):
+    monkeypatch.setattr("webui.ui.pictures.get_upload_folder", lambda: "/up")
+    one, two = {"path": "/up/one.png"}, {"path": "/up/two.png"}
+    assert uploads(ONE, one, [two]) == [one]
+    assert uploads(SEVERAL, one, [two, one]) == [two, one]
+    for mode, picture, files in ((ONE, None, [two]), (SEVERAL, one, None), (FOLDER, None, None)):
+        with pytest.raises(InvalidRequest, match="no picture to upscale"):
+            uploads(mode, picture, files)
+
+
+def folder(**changes) -> BatchView:
+    values = {"total": 80, "skipped": 3, "finished": 12, "failed": 1, "cancelled": 0, "running": "a<b>.png"}
+    view = {"id": "x", "outputs": Path("/out"), "failures": (("c<d>.png", "It is <broken>."),), **values, **changes}
+    return BatchView(**view)
+
+
+def test_how_far_a_folder_is():
+    line = batch_line(folder())
+    assert "<span>12 of 80, 3 skipped, 1 failed</span><span>a&lt;b&gt;.png …</span>" in line
+    assert "aria-valuenow='20'" in line
+    assert "<b>c&lt;d&gt;.png</b> It is &lt;broken&gt;." in line
+    ended = batch_line(folder(finished=70, cancelled=6, running="", failures=()))
+    assert "70 of 80, 3 skipped, 1 failed, 6 stopped" in ended
+    assert "Results: /out" in ended
+    assert batch_line(None) == ""
+
+
+def test_folders_are_named_by_whole_paths():
+    batch = folder_batch({"inputs": "/in", "outputs": " /out ", "masks": ""}, ("Seed",))
+    assert (batch.inputs, batch.outputs, batch.masks, batch.own) == (Path("/in"), Path("/out"), None, ("Seed",))
+    with pytest.raises(InvalidRequest, match="folder of masks"):
+        folder_batch({"inputs": "/in", "outputs": "/out", "masks": "masks"}, ())
+
+
 @pytest.fixture
 def offer():
     return Offer()
@@ -61,12 +164,12 @@ def offer():
 @pytest.fixture
 def handlers(offer):
     """What runs when the page is loaded, and when the button is clicked."""
-    services = SimpleNamespace(upscaler_offer=offer, catalogue=SimpleNamespace(upscalers=lambda: ("Lanczos",)))
+    services = SimpleNamespace(upscaler_offer=offer, catalogue=Models())
 
     async def build():  # Gradio wants an event loop, and would leave one of its own open
         with gr.Blocks() as made:
             form = Form(tab="upscale")
-            add_upscale_fields(form, ("Lanczos",))
+            add_upscale_fields(form, services.catalogue)
             wire_offer(made, services, form, *add_offer(offer))
         return made
 

@@ -22,6 +22,7 @@ from webui.core.requests import (
     Inpaint,
     NoiseSource,
     StrengthCurve,
+    TileBlend,
     Txt2Img,
 )
 from webui.ui.kinds import number, text, whole
@@ -73,7 +74,8 @@ class MoreField:
     def shown(self, value: Any) -> Any:
         """A request's `value` as the field shows it: gradio's number field knows no emptiness, so text stands in."""
         if self.control in (Control.OPTIONAL, Control.OPTIONAL_WHOLE):
-            return "" if value is None else short_number(value)
+            # A pasted text may leave what a form holds, which is text already.
+            return (value or "") if value is None or isinstance(value, str) else short_number(value)
         return value.value if isinstance(value, Choice) else value
 
     def read(self, value: object) -> Any:
@@ -290,6 +292,13 @@ _OF_ALL: Mapping[str, tuple[tuple[MoreField, ...], ...]] = {
             _number("extras.freeu_s2", "FreeU s2", "freeu_s2"),
         ),
     ),
+    "Large pictures": (
+        (_menu("tiled.method", "Tiled diffusion", "tiled_diffusion_method", tuple(way.value for way in TileBlend)),),
+        (
+            _whole("tiled.tile", "Size of a tile (pixels)", "tiled_diffusion_tile"),
+            _whole("tiled.overlap", "Overlap of tiles (pixels)", "tiled_diffusion_overlap"),
+        ),
+    ),
     "Sampler": (
         (
             _optional("sampler_options.eta", "Eta", "eta", "sampler's own"),
@@ -320,6 +329,45 @@ _OF_ALL: Mapping[str, tuple[tuple[MoreField, ...], ...]] = {
 }
 
 
+# The section of hires fix (`components.hires`), whose switch is above it; an empty menu or 0 is the first pass's.
+HIRES: tuple[tuple[MoreField, ...], ...] = (
+    (
+        _menu("hires.upscaler", "Upscaler", "hr_upscaler"),
+        _slider("hires.denoising_strength", "Denoising strength", "denoising_strength"),
+    ),
+    (
+        _slider("hires.scale", "Upscale by", "hr_scale", limits=catalogue.HIRES_SCALE_RANGE, step=0.05),
+        _slider("hires.steps", "Hires steps (0 = same)", "hires_steps", limits=catalogue.HIRES_STEPS_RANGE, step=1),
+    ),
+    (
+        _whole("hires.width", "Width (0 = by scale)", "hr_resize_x"),
+        _whole("hires.height", "Height (0 = by scale)", "hr_resize_y"),
+    ),
+    (
+        _menu("hires.sampler", "Sampling method", "hr_sampler"),
+        _menu("hires.schedule_type", "Schedule type", "hr_scheduler"),
+    ),
+    (
+        _menu("hires.checkpoint", "Checkpoint", "hr_checkpoint"),
+        _number("hires.cfg_scale", "CFG scale (0 = same)", "hr_cfg"),
+        _optional("hires.token_merging", "Token merging", "token_merging_ratio_hr", "same"),
+    ),
+)
+HIRES_SWITCH = _check("hires.enabled", "Hires fix", "enable_hr")
+HIRES_PROMPTS = tuple(
+    MoreField(name=name, label=label, control=Control.TEXT, element=element, placeholder="The same")
+    for name, label, element in (
+        ("hires.prompt", "Prompt", "hires_prompt"),
+        ("hires.negative_prompt", "Negative prompt", "hires_neg_prompt"),
+    )
+)
+
+
+def hires_fields() -> tuple[MoreField, ...]:
+    """All fields of hires fix in the order of the page."""
+    return (HIRES_SWITCH, *(field for row in HIRES for field in row), *HIRES_PROMPTS)
+
+
 def more_groups(tab: str) -> Mapping[str, tuple[tuple[MoreField, ...], ...]]:
     """The section of `tab`: titles, and under each its rows."""
     return {**_OF_TAB.get(tab, {}), **_OF_ALL}
@@ -332,13 +380,21 @@ def more_fields(tab: str) -> tuple[MoreField, ...]:
 
 def shown_value(tab: str, name: str, value: Any) -> Any:
     """The `value` of a request's field as the form of `tab` shows it."""
-    field = next((field for field in more_fields(tab) if field.name == name), None)
+    field = next((field for field in _known_fields(tab) if field.name == name), None)
     if field is not None:
         return field.shown(value)
     return value.value if isinstance(value, Choice) else value
 
 
 def read_more(tab: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments for a request that the `values` of the section stand for; raises `InvalidRequest`."""
-    found = {field.name: field.read(values[field.name]) for field in more_fields(tab) if field.name in values}
-    return whole_fields(BASES[tab], found)
+    """The keyword arguments for a request that the `values` of the section stand for; raises `InvalidRequest`.
+
+    Those of hires fix are among them for txt2img; while it is off its other fields do not count.
+    """
+    off = {field.name for field in hires_fields()} if values.get(HIRES_SWITCH.name) is not True else set()
+    fields = [field for field in _known_fields(tab) if field.name in values and field.name not in off]
+    return whole_fields(BASES[tab], {field.name: field.read(values[field.name]) for field in fields})
+
+
+def _known_fields(tab: str) -> tuple[MoreField, ...]:
+    return (*more_fields(tab), *(hires_fields() if tab == "txt2img" else ()))

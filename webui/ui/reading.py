@@ -11,6 +11,9 @@ from webui.ui.more import read_more
 FormValues = Mapping[str, Any]
 """A form's values by the names of the request's fields, and "checkpoint" from the menu above the tabs."""
 
+RESIZE_BY = "resize_by"
+"""The one field of a form that is no request's: the factor from the picture's size to width and height, 0 for none."""
+
 GENERATION_LABELS = {
     "prompt": "Prompt",
     "negative_prompt": "Negative prompt",

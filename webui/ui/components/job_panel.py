@@ -7,8 +7,9 @@ Nothing here knows how a request is made from a form: the tab hands that over as
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -26,6 +27,8 @@ from webui.ui.toasts import guarded, inform
 
 if TYPE_CHECKING:
     from webui.jobs.service import Jobs
+
+NO_ACTIONS: Mapping[str, str] = MappingProxyType({})
 
 SEND_TARGETS = {"img2img": "img2img", "inpaint": "Inpaint", "upscale": "Upscale"}
 
@@ -58,6 +61,7 @@ class ResultPanel:
     parameters: gr.HTML
     shown: gr.State
     sends: dict[str, gr.Button]
+    actions: dict[str, gr.Button]
 
     @property
     def outputs(self) -> list[Component]:
@@ -100,12 +104,22 @@ def add_gallery(tab: str) -> gr.Gallery:
 
 
 def add_result_panel(
-    tab: str, display: Callable[[str], Component] = add_gallery, display_value: Callable[[JobView], Any] = gallery_value
+    tab: str,
+    display: Callable[[str], Component] = add_gallery,
+    display_value: Callable[[JobView], Any] = gallery_value,
+    actions: Mapping[str, str] = NO_ACTIONS,
 ) -> ResultPanel:
-    """The live panel, the pictures, the buttons that send one elsewhere, and its parameters."""
+    """The live panel, the pictures, the buttons that do something with one or send it elsewhere, and its parameters.
+
+    `actions` are the words of the former, by the ends of their element ids.
+    """
     live = gr.HTML(live_panel(None), elem_id=f"{tab}_live", elem_classes="live-holder")
     shown_pictures = display(tab)
     with gr.Row(elem_classes="send-buttons"):
+        acting = {
+            name: gr.Button(words, size="sm", elem_id=f"{tab}_{name}", elem_classes="send", min_width=90)
+            for name, words in actions.items()
+        }
         sends = {
             target: gr.Button(
                 f"Send to {words}", size="sm", elem_id=f"{tab}_send_to_{target}", elem_classes="send", min_width=90
@@ -121,6 +135,7 @@ def add_result_panel(
         parameters=parameters,
         shown=gr.State(None),
         sends=sends,
+        actions=acting,
     )
 
 
@@ -150,6 +165,15 @@ def shown_image(jobs: Jobs, shown: object) -> ImageView | None:
     return view.images[index]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A button that starts jobs: `make` gets the values of `inputs`, unprocessed, and returns what to do."""
+
+    button: gr.Button
+    inputs: Sequence[Component]
+    make: Callable[..., Request | Sequence[Request]]
+
+
 def wire_job_panel(
     page: gr.Blocks,
     services: Services,
@@ -159,23 +183,18 @@ def wire_job_panel(
     result: ResultPanel,
     status: gr.HTML,
     inputs: Sequence[Component],
-    make_request: Callable[..., Request],
+    make_request: Callable[..., Request | Sequence[Request]],
     canvas: gr.HTML | None = None,
+    also: Sequence[Start] = (),
 ) -> gr.BrowserState:
     """Connects buttons, jobs and panel; returns the browser's memory of the tab's jobs.
 
     `make_request` gets the values of `inputs`. They come unprocessed so that Gradio's own checks do not stand before
-    ours. Where `canvas` is among them, what is drawn on it is uploaded first.
+    ours. Where `canvas` is among them, what is drawn on it is uploaded first. `also` are more buttons that start jobs
+    of the tab.
     """
     jobs = services.jobs
     ids_memory = memory.browser_state(f"{tab}.jobs", [])
-
-    def submit(request: gr.Request, stored: object, *values: Any) -> list[str]:
-        job_id = jobs.submit(make_request(*values), session=request.session_hash or "")
-        waiting = [
-            old for old in memory.job_ids(stored) if (view := jobs.view(old)) is not None and not view.state.is_final
-        ]
-        return [*waiting, job_id]
 
     watchers = Watchers()
 
@@ -192,18 +211,36 @@ def wire_job_panel(
         "trigger_mode": "multiple",
     }
     page.load(**watching)
-    run.generate.click(
-        guarded(submit),
-        inputs=[ids_memory, *inputs],
-        outputs=[ids_memory],
-        js=None if canvas is None else with_canvas(canvas, [ids_memory, *inputs]),
-        show_progress="hidden",
-        preprocess=False,
-        concurrency_limit=None,
-    ).success(**watching)
+    for start in (Start(button=run.generate, inputs=inputs, make=make_request), *also):
+        start.button.click(
+            guarded(_submitter(jobs, start.make)),
+            inputs=[ids_memory, *start.inputs],
+            outputs=[ids_memory],
+            js=with_canvas(canvas, [ids_memory, *start.inputs]) if canvas is not None else None,
+            show_progress="hidden",
+            preprocess=False,
+            concurrency_limit=None,
+        ).success(**watching)
     _wire_stopping(jobs, run, ids_memory)
     _wire_selection(jobs, result)
     return ids_memory
+
+
+def _submitter(jobs: Jobs, make: Callable[..., Request | Sequence[Request]]) -> Callable[..., list[str]]:
+    """The handler that queues what `make` makes of a form; returns the tab's job ids that are still of interest."""
+
+    def submit(request: gr.Request, stored: object, *values: Any) -> list[str]:
+        made = make(*values)
+        ids = [
+            jobs.submit(one, session=request.session_hash or "")
+            for one in (made if isinstance(made, Sequence) else [made])
+        ]
+        waiting = [
+            old for old in memory.job_ids(stored) if (view := jobs.view(old)) is not None and not view.state.is_final
+        ]
+        return [*waiting, *ids]
+
+    return submit
 
 
 class Watchers:

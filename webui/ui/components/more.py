@@ -38,7 +38,7 @@ def add_more(form: Form, models: ModelCatalogue) -> More:
             for row in rows:
                 with gr.Row(elem_classes="fields"):
                     for field in row:
-                        form.fields[field.name] = _component(form.tab, field, models)
+                        form.fields[field.name] = component_of(form.tab, field, models)
                         if field.name == "variation.seed":
                             tools.append(
                                 tool_button("Random variation seed", f"{form.tab}_random_subseed", "random-seed")
@@ -62,6 +62,10 @@ def model_choices(models: ModelCatalogue) -> dict[str, list[tuple[str, str]]]:
         "vae": [(shown, value) for value, shown in vaes.items()],
         "refiner": [(shown, value) for value, shown in refiners.items()],
         "sd_upscale.upscaler": [("None", ""), *((name, name) for name in models.upscalers())],
+        "hires.upscaler": [(name, name) for name in (*catalogue.LATENT_UPSCALERS, *models.upscalers())],
+        "hires.checkpoint": [("Same", ""), *((info.name, info.name) for info in models.checkpoints())],
+        "hires.sampler": [("Same", ""), *((name, name) for name in catalogue.SAMPLERS)],
+        "hires.schedule_type": [("Same", ""), *((name, name) for name in catalogue.SCHEDULE_TYPES)],
     }
 
 
@@ -89,7 +93,8 @@ def _menu(choices: list[tuple[str, str]], value: Any) -> gr.Dropdown:
     return gr.Dropdown(choices=choices, value=value if value in known else known[0])
 
 
-def _component(tab: str, field: MoreField, models: ModelCatalogue) -> Component:
+def component_of(tab: str, field: MoreField, models: ModelCatalogue) -> Component:
+    """The component that shows `field` in `tab`."""
     options: dict[str, Any] = {"label": field.label, "elem_id": f"{tab}_{field.element}"}
     if field.control is Control.SLIDER:
         low, high = field.limits

@@ -17,6 +17,7 @@ from webui.core.geometry import Size
 from webui.core.infotext import KnownModels, infotext_to_request, parse_infotext
 from webui.ui.components.form import Form, SettingButtons, add_prompts, add_settings
 from webui.ui.components.job_panel import (
+    NO_ACTIONS,
     ResultPanel,
     RunButtons,
     add_result_panel,
@@ -25,6 +26,7 @@ from webui.ui.components.job_panel import (
 )
 from webui.ui.components.more import More, add_more
 from webui.ui.more import BASES, shown_value
+from webui.ui.reading import RESIZE_BY
 from webui.ui.services import Services
 from webui.ui.toasts import guarded, inform, warn
 
@@ -42,13 +44,17 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Studio:
-    """A built tab: its form, its buttons, where its job shows, and the picture it starts from (None in txt2img)."""
+    """A built tab: its form, its buttons, where its job shows, and the picture it starts from (None in txt2img).
+
+    A tab may add more to the column of its `settings` once it is built.
+    """
 
     header: Header
     form: Form
     run: RunButtons
     result: ResultPanel
     picture: Component | None
+    settings: gr.Column
 
     @property
     def canvas(self) -> gr.HTML:
@@ -72,8 +78,14 @@ def build_studio(
     *,
     picture: Callable[[], Component] | None = None,
     extra: Callable[[Form], None] | None = None,
+    after_settings: Callable[[Form], None] | None = None,
+    actions: Mapping[str, str] = NO_ACTIONS,
 ) -> Studio:
-    """Lays out a generation tab; `picture` makes the input above the prompt, `extra` the fields only this tab has."""
+    """Lays out a generation tab; `picture` makes the input above the prompt.
+
+    `extra` adds fields that only this tab has before the settings, `after_settings` behind them; `actions` are buttons
+    for the shown picture (see `add_result_panel`).
+    """
     form = Form(tab=tab)
     with gr.Row(elem_classes=["studio", f"studio-{tab}"]):
         with gr.Column(elem_classes="studio-ask"):
@@ -81,11 +93,13 @@ def build_studio(
             add_prompts(form, services.count_tokens)
             run = add_run_buttons(tab)
         with gr.Column(elem_classes="studio-picture"):
-            result = add_result_panel(tab)
-        with gr.Column(elem_classes="studio-settings"):
+            result = add_result_panel(tab, actions=actions)
+        with gr.Column(elem_classes="studio-settings") as settings:
             if extra is not None:
                 extra(form)
             buttons = add_settings(form, header.native_size)
+            if after_settings is not None:
+                after_settings(form)
             more = add_more(form, services.catalogue)
             read = gr.Button(
                 "Read parameters from the prompt", size="sm", elem_id=f"{tab}_paste", elem_classes="read-parameters"
@@ -103,7 +117,7 @@ def build_studio(
         show_progress="hidden",
         preprocess=False,
     ).then(**keep_checkpoint(header))
-    return Studio(header=header, form=form, run=run, result=result, picture=start)
+    return Studio(header=header, form=form, run=run, result=result, picture=start, settings=settings)
 
 
 def _wire_buttons(services: Services, form: Form, buttons: SettingButtons, more: More, result: ResultPanel) -> None:
@@ -157,12 +171,16 @@ def read_prompt(form: Form, values: Mapping[str, Any], models: KnownModels) -> d
 def pasted_values(tab: str, infotext: str, values: Mapping[str, Any], models: KnownModels) -> dict[str, Any]:
     """The fields that `infotext` changes in the form of `tab` that holds `values`, "checkpoint" among them.
 
-    What the text names in vain is shown as a toast.
+    What the text names in vain is shown as a toast. A size in the text is one to be used, so it ends "Resize by".
     """
     # A request is a plain record: it may hold whatever the form does, and only what the text changes is looked at.
     base = BASES[tab]
-    pasted = infotext_to_request(parse_infotext(infotext), replaced(base, values), models)
+    parsed = parse_infotext(infotext)
+    held = {name: value for name, value in values.items() if name != RESIZE_BY}
+    pasted = infotext_to_request(parsed, replaced(base, held), models)
     for sentence in pasted.warnings:
         warn(sentence)
-    changed = {name: shown_value(tab, name, get_field(pasted.request, name)) for name in values}
+    changed = {name: shown_value(tab, name, get_field(pasted.request, name)) for name in held}
+    if "Size" in parsed.pairs and values.get(RESIZE_BY):
+        changed[RESIZE_BY] = 0
     return {name: value for name, value in changed.items() if value != values[name]}

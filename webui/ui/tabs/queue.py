@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -32,14 +34,34 @@ def queue_table(views: Sequence[JobView]) -> str:
     """The running and waiting jobs as an HTML table. Pure; everything escaped."""
     if not views:
         return "<p class='note'>Nothing is running and nothing waits.</p>"
-    rows = "".join(_row(view) for view in views)
+    rows = "".join(_row(view, more) for view, more in _folders_folded(views))
     head = "<tr><th scope='col'>State</th><th scope='col'>Task</th><th scope='col'>What</th><td></td></tr>"
     return f"<table class='queue-table'><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
-def _row(view: JobView) -> str:
+def _folders_folded(views: Sequence[JobView]) -> Iterator[tuple[JobView, int]]:
+    """Each view with 0; of the waiting files of a folder only the first, with the number of those behind it."""
+    waiting = Counter(_folder(view) for view in views)
+    told: set[Path | None] = set()
+    for view in views:
+        folder = _folder(view)
+        if folder is None:
+            yield view, 0
+        elif folder not in told:
+            told.add(folder)
+            yield view, waiting[folder] - 1
+
+
+def _folder(view: JobView) -> Path | None:
+    """The folder that a waiting job works through, None for any other job."""
+    return view.file.target.parent if view.file is not None and view.state is JobState.QUEUED else None
+
+
+def _row(view: JobView, more: int) -> str:
     request = view.request
     what = f"{request.upscaler}, ×{request.scale:g}" if isinstance(request, Upscale) else request.prompt or "no prompt"
+    if view.file is not None:
+        what = f"{view.file.source.name}{f' and {more} more of its folder' if more else ''}: {what}"
     state = f"waiting, {view.position} ahead" if view.state is JobState.QUEUED else view.state.value
     if view.state is JobState.RUNNING and view.progress is not None and view.progress.total_steps:
         state += f", {round(100 * view.progress.step / view.progress.total_steps)} %"

@@ -1,22 +1,36 @@
-"""upscale: a picture enlarged, with a slider between before and after, and an offer to fetch one more upscaler."""
+"""upscale: pictures enlarged, one, several or a folder, with a slider between before and after.
+
+And an offer to fetch one more upscaler.
+"""
 
 from __future__ import annotations
 
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import gradio as gr
-from PIL import Image
+from PIL import Image, ImageOps
 
-from webui.core.errors import NotAllowed
-from webui.core.ports import ModelOffer, OfferStatus
-from webui.core.requests import Request, Upscale
+from webui.core import catalogue
+from webui.core.errors import InvalidRequest, NotAllowed
+from webui.core.ports import ModelCatalogue, ModelOffer, OfferStatus
+from webui.core.requests import DiffusionUpscaler, FaceRestoration, Request, Upscale
+from webui.gallery import open_picture, png_bytes, read_infotext
 from webui.jobs.views import JobView
 from webui.ui import memory, pictures
+from webui.ui.components.folder_batch import add_folder_batch
 from webui.ui.components.form import Form
-from webui.ui.components.job_panel import add_result_panel, add_run_buttons, restore_picture, wire_job_panel
+from webui.ui.components.job_panel import (
+    ResultPanel,
+    RunButtons,
+    add_result_panel,
+    add_run_buttons,
+    restore_picture,
+    wire_job_panel,
+)
+from webui.ui.components.parameters import parameters_html
 from webui.ui.components.picture_input import picture_input
 from webui.ui.components.studio import Header, Studio
 from webui.ui.kinds import number, text, whole
@@ -25,8 +39,11 @@ from webui.ui.services import Services
 from webui.ui.toasts import guarded
 from webui.ui.visitors import is_at_this_machine
 
+ONE, SEVERAL, FOLDER = "One picture", "Several", "Folder"
+
 _DEFAULTS = Upscale(image=b"")
 _FIRST_CHOICE = "realesr-animevideov3-x4"  # of what is shipped, the one that a machine without a GPU runs in seconds
+_NONE = ("None", "")
 
 
 def first_upscaler(names: Sequence[str]) -> str:
@@ -34,13 +51,61 @@ def first_upscaler(names: Sequence[str]) -> str:
     return _FIRST_CHOICE if _FIRST_CHOICE in names else names[0]
 
 
-def add_upscale_fields(form: Form, upscalers: Sequence[str]) -> None:
-    """Adds the upscaler's menu, scale and tiling."""
-    form.choice("upscaler", "Upscaler", first_upscaler(upscalers), tuple(upscalers))
+def add_upscale_fields(form: Form, models: ModelCatalogue) -> tuple[gr.Column, gr.Column]:
+    """Adds every setting; returns the columns of face restoration and of diffusion upscalers, which may be hidden."""
+    names = tuple(models.upscalers())
+    form.choice("upscaler", "Upscaler", first_upscaler(names), names, f"{form.tab}_upscaler_1")
     with gr.Row(elem_classes="fields"):
-        form.number("scale", "Scale", _DEFAULTS.scale, step=0.5)
+        form.slider("scale", "Scale", _DEFAULTS.scale, catalogue.SCALE_RANGE, 0.05)
+        form.fields["crop"] = gr.Checkbox(
+            _DEFAULTS.crop, label="Crop to fit", elem_id=f"{form.tab}_crop", min_width=110
+        )
+    with gr.Row(elem_classes="fields"):
+        form.number("width", "Width (0 = by scale)", _DEFAULTS.width, step=8)
+        form.number("height", "Height (0 = by scale)", _DEFAULTS.height, step=8)
+    with gr.Row(elem_classes="fields"):
+        form.fields["upscaler_2"] = gr.Dropdown(
+            [_NONE, *names], value="", label="Second upscaler", elem_id=f"{form.tab}_upscaler_2", min_width=150
+        )
+        form.slider("upscaler_2_visibility", "Its visibility", _DEFAULTS.upscaler_2_visibility, (0, 1), 0.05)
+    with gr.Row(elem_classes="fields"):
         form.number("tile", "Tile (pixels, 0 = whole)", _DEFAULTS.tile, step=32)
         form.number("overlap", "Tile overlap (pixels)", _DEFAULTS.overlap, step=4)
+    return _add_faces(form, models.face_restorers()), _add_diffusion(form, diffusion_upscalers(models))
+
+
+def _add_faces(form: Form, restorers: Sequence[str]) -> gr.Column:
+    faces = _DEFAULTS.faces
+    with gr.Column(visible=bool(restorers), elem_id=f"{form.tab}_faces", elem_classes="fields-group") as column:
+        form.fields["faces.model"] = gr.Dropdown(
+            [_NONE, *restorers], value="", label="Restore faces with", elem_id=f"{form.tab}_face_restorer"
+        )
+        with gr.Row(elem_classes="fields"):
+            form.slider("faces.visibility", "Visibility", faces.visibility, (0, 1), 0.05)
+            form.slider("faces.weight", "CodeFormer weight (1 = faithful)", faces.weight, (0, 1), 0.05)
+    return column
+
+
+def _add_diffusion(form: Form, names: Set[str]) -> gr.Column:
+    fresh = _DEFAULTS.diffusion
+    first = str(form.fields["upscaler"].value)
+    with gr.Column(visible=first in names, elem_id=f"{form.tab}_diffusion", elem_classes="fields-group") as column:
+        for name, label in (("prompt", "What the picture shows"), ("negative_prompt", "What it does not show")):
+            form.fields[f"diffusion.{name}"] = gr.Textbox(
+                getattr(fresh, name), label=label, elem_id=f"{form.tab}_diffusion_{name}"
+            )
+        with gr.Row(elem_classes="fields"):
+            form.slider("diffusion.steps", "Steps", fresh.steps, catalogue.STEPS_RANGE, 1)
+            form.slider("diffusion.cfg_scale", "CFG scale", fresh.cfg_scale, catalogue.CFG_SCALE_RANGE, 0.5)
+        with gr.Row(elem_classes="fields"):
+            form.slider("diffusion.noise_level", "Noise level", fresh.noise_level, catalogue.NOISE_LEVEL_RANGE, 1)
+            form.number("diffusion.seed", "Seed", fresh.seed)
+    return column
+
+
+def diffusion_upscalers(models: ModelCatalogue) -> frozenset[str]:
+    """The upscalers that are diffusion models: those that lie among the checkpoints."""
+    return frozenset(models.upscalers()) & {info.name for info in models.checkpoints()}
 
 
 def before_after(tab: str) -> gr.ImageSlider:
@@ -60,11 +125,15 @@ def before_after(tab: str) -> gr.ImageSlider:
 
 def before_after_value(view: JobView) -> tuple[Image.Image, str]:
     """The two pictures of a finished job, the smaller one enlarged pixel by pixel so that they lie on each other."""
-    if not isinstance(view.request, Upscale):
+    request = view.request
+    if not isinstance(request, Upscale):
         raise TypeError(f"a before-after slider shows upscaled pictures, not {view.task}")
     after = pictures.shown(view.images[0].path)
-    with Image.open(after) as made, Image.open(io.BytesIO(view.request.image)) as given:
-        return given.convert("RGB").resize(made.size, Image.Resampling.NEAREST), after
+    with Image.open(after) as made, Image.open(io.BytesIO(request.image)) as given:
+        before = given.convert("RGB")
+        if request.width and request.height and request.crop:
+            return ImageOps.fit(before, made.size, Image.Resampling.NEAREST), after
+        return before.resize(made.size, Image.Resampling.NEAREST), after
 
 
 def upscale_request(values: FormValues, image: bytes) -> Upscale:
@@ -73,9 +142,46 @@ def upscale_request(values: FormValues, image: bytes) -> Upscale:
         image=image,
         upscaler=text(values.get("upscaler")),
         scale=number("Scale", values.get("scale")),
+        width=whole("Target width", values.get("width")),
+        height=whole("Target height", values.get("height")),
+        crop=values.get("crop") is True,
+        upscaler_2=text(values.get("upscaler_2")),
+        upscaler_2_visibility=number("Visibility of the second upscaler", values.get("upscaler_2_visibility")),
         tile=whole("Tile size", values.get("tile")),
         overlap=whole("Tile overlap", values.get("overlap")),
+        faces=FaceRestoration(
+            model=text(values.get("faces.model")),
+            visibility=number("Visibility of restored faces", values.get("faces.visibility")),
+            weight=number("CodeFormer weight", values.get("faces.weight")),
+        ),
+        diffusion=DiffusionUpscaler(
+            prompt=text(values.get("diffusion.prompt")),
+            negative_prompt=text(values.get("diffusion.negative_prompt")),
+            steps=whole("Upscaler steps", values.get("diffusion.steps")),
+            cfg_scale=number("Upscaler CFG scale", values.get("diffusion.cfg_scale")),
+            noise_level=whole("Upscaler noise level", values.get("diffusion.noise_level")),
+            seed=whole("Upscaler seed", values.get("diffusion.seed")),
+        ),
     )
+
+
+def uploads(mode: str, picture: object, files: object) -> list[Any]:
+    """The uploads that are meant: the picture, or the files; raises `InvalidRequest` where there are none."""
+    given = [picture] if mode != SEVERAL else list(files) if isinstance(files, Sequence) else []
+    found = [upload for upload in given if pictures.uploaded_path(upload) is not None]
+    if not found:
+        raise InvalidRequest(
+            f"There is no picture to upscale; add {'some' if mode == SEVERAL else 'one'} and try again."
+        )
+    return found
+
+
+def uploaded_with_infotext(upload: object, max_pixels: int) -> bytes:
+    """An upload as PNG bytes, upright, with the infotext that it carries, for the upscaled one goes on with it."""
+    path = pictures.uploaded_path(upload)
+    if path is None:
+        raise InvalidRequest("There is no picture to upscale; add one and try again.")
+    return png_bytes(open_picture(path, max_pixels), read_infotext(path, max_pixels) or "")
 
 
 def add_offer(offer: ModelOffer) -> tuple[gr.Button, gr.HTML]:
@@ -99,46 +205,149 @@ def build_upscale(page: gr.Blocks, services: Services, header: Header) -> Studio
     """Fills the tab."""
     form = Form(tab="upscale")
     with gr.Row(elem_classes=["studio", "studio-upscale"]):
-        with gr.Column(elem_classes="studio-ask"):
+        with gr.Column(elem_classes="studio-ask") as ask:
+            form.radio("mode", "What to upscale", ONE, (ONE, SEVERAL, FOLDER))
+            # Which of these is seen follows from the mode (assets/atelier.css).
             picture = picture_input("upscale", "Picture to enlarge")
+            files = gr.File(
+                label="Pictures to enlarge",
+                file_count="multiple",
+                file_types=["image"],
+                elem_id="upscale_files",
+                elem_classes="picture-input",
+            )
             run = add_run_buttons("upscale", "Upscale")
         with gr.Column(elem_classes="studio-picture"):
             result = add_result_panel("upscale", before_after, before_after_value)
-        with gr.Column(elem_classes="studio-settings"):
-            add_upscale_fields(form, services.catalogue.upscalers())
+            several = gr.Gallery(
+                show_label=False,
+                visible=False,
+                elem_id="upscale_several",
+                elem_classes="recent",
+                object_fit="cover",
+                height="auto",
+                allow_preview=False,
+                interactive=False,
+            )
+        with gr.Column(elem_classes="studio-settings") as settings:
+            faces, diffusion = add_upscale_fields(form, services.catalogue)
             get, note = add_offer(services.upscaler_offer)
-
-    def make_request(image: Any, *values: Any) -> Upscale:
-        png = pictures.uploaded_png("picture to upscale", image, services.settings.current.max_image_pixels)
-        return upscale_request(form.values(values), png)
-
+    with ask, gr.Column(elem_id="upscale_folder", elem_classes="fields-group"):
+        add_folder_batch(
+            page,
+            services,
+            tab="upscale",
+            inputs=form.components,
+            make_request=lambda *values: upscale_request(form.values(values), b""),
+        )
     memory.remember_form(page, form)
-    _keep_menu_fresh(page, services, form)
+    _keep_menus_fresh(page, services, form, header.refresh, faces)
+    _follow_upscaler(services, form, diffusion)
     wire_offer(page, services, form, get, note)
-    ids = wire_job_panel(
+    ids = _wire_jobs(page, services, header, form, run, result, [picture, files])
+    restore_picture(page, services, ids, picture, _given)
+    _wire_several(services, ids, result, several)
+    return Studio(header=header, form=form, run=run, result=result, picture=picture, settings=settings)
+
+
+def _wire_jobs(
+    page: gr.Blocks,
+    services: Services,
+    header: Header,
+    form: Form,
+    run: RunButtons,
+    result: ResultPanel,
+    inputs: Sequence[Any],
+) -> gr.BrowserState:
+    def make_requests(image: Any, several: Any, *values: Any) -> list[Upscale]:
+        held = form.values(values)
+        most = services.settings.current.max_image_pixels
+        return [
+            upscale_request(held, uploaded_with_infotext(upload, most))
+            for upload in uploads(text(held.get("mode")), image, several)
+        ]
+
+    return wire_job_panel(
         page,
         services,
         tab="upscale",
         run=run,
         result=result,
         status=header.status,
-        inputs=[picture, *form.components],
-        make_request=make_request,
+        inputs=[*inputs, *form.components],
+        make_request=make_requests,
     )
-    restore_picture(page, services, ids, picture, _given)
-    return Studio(header=header, form=form, run=run, result=result, picture=picture)
 
 
-def _keep_menu_fresh(page: gr.Blocks, services: Services, form: Form) -> None:
-    """The menu of a page that is loaded holds what lies in the models folder then, not what did at the start."""
+def _wire_several(services: Services, ids: gr.BrowserState, result: ResultPanel, several: gr.Gallery) -> None:
+    """Of several pictures, each that is done can be looked at."""
+    jobs = services.jobs
+
+    def done(stored: object) -> list[JobView]:
+        views = (jobs.view(job_id) for job_id in memory.job_ids(stored))
+        return [view for view in views if view is not None and view.images and view.images[0].path.is_file()]
+
+    def show(stored: object) -> gr.Gallery:
+        views = done(stored)
+        paths = [pictures.shown(view.images[0].path) for view in views] if len(views) > 1 else []
+        return gr.Gallery(value=paths, visible=bool(paths))
+
+    def select(stored: object, event: gr.SelectData) -> list[Any]:
+        views = done(stored)
+        if not 0 <= event.index < len(views):
+            return [gr.skip()] * 3
+        view = views[event.index]
+        return [result.display_value(view), parameters_html(view.images[0].infotext), {"job": view.id, "index": 0}]
+
+    quietly: dict[str, Any] = {"inputs": [ids], "show_progress": "hidden"}
+    result.shown.change(guarded(show), outputs=[several], **quietly)
+    several.select(guarded(select), outputs=[result.display, result.parameters, result.shown], **quietly)
+
+
+def _keep_menus_fresh(page: gr.Blocks, services: Services, form: Form, refresh: gr.Button, faces: gr.Column) -> None:
+    """The menus of a page that is loaded hold what lies in the models folder then, not what did at the start."""
     stored = memory.browser_state("upscale.form", {})
+    names = ("upscaler", "upscaler_2", "faces.model")
+    outputs = [*(form.fields[name] for name in names), faces]
 
-    def renew(values: object) -> gr.Dropdown:
-        names = services.catalogue.upscalers()
-        wanted = values.get("upscaler") if isinstance(values, dict) else None
-        return gr.Dropdown(choices=list(names), value=wanted if wanted in names else first_upscaler(names))
+    def renewed(first: Any, second: Any, restorer: Any) -> list[Any]:
+        upscalers, restorers = services.catalogue.upscalers(), services.catalogue.face_restorers()
+        return [
+            gr.Dropdown(choices=list(upscalers), value=first if first in upscalers else first_upscaler(upscalers)),
+            _optional_menu(upscalers, second),
+            _optional_menu(restorers, restorer),
+            gr.Column(visible=bool(restorers)),
+        ]
 
-    page.load(guarded(renew), inputs=[stored], outputs=[form.fields["upscaler"]], show_progress="hidden", queue=False)
+    def restored(values: object) -> list[Any]:
+        return renewed(*(values.get(name) if isinstance(values, Mapping) else None for name in names))
+
+    quietly: dict[str, Any] = {"outputs": outputs, "show_progress": "hidden", "preprocess": False}
+    page.load(guarded(restored), inputs=[stored], queue=False, **quietly)
+    refresh.click(guarded(renewed), inputs=outputs[:-1], **quietly)
+
+
+def _optional_menu(names: Sequence[str], wanted: Any) -> gr.Dropdown:
+    choices = [_NONE, *((name, name) for name in names)]
+    return gr.Dropdown(choices=choices, value=wanted if wanted in names else "")
+
+
+def _follow_upscaler(services: Services, form: Form, diffusion: gr.Column) -> None:
+    """The settings of diffusion upscalers are there while one is chosen."""
+    menus = [form.fields["upscaler"], form.fields["upscaler_2"]]
+
+    def follow(*chosen: object) -> gr.Column:
+        return gr.Column(visible=not diffusion_upscalers(services.catalogue).isdisjoint(chosen))
+
+    gr.on(
+        [menu.change for menu in menus],  # pyright: ignore[reportAttributeAccessIssue] # menus have one
+        guarded(follow),
+        inputs=menus,
+        outputs=[diffusion],
+        show_progress="hidden",
+        preprocess=False,
+        queue=False,
+    )
 
 
 def wire_offer(page: gr.Blocks, services: Services, form: Form, get: gr.Button, note: gr.HTML) -> None:

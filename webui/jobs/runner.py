@@ -126,7 +126,7 @@ class JobRun:
         source, mask = self._file.source, self._file.mask
         pictures = [png_bytes(open_picture(source, most), read_infotext(source, most) or "")]
         if mask is not None:
-            pictures.append(png_bytes(open_picture(mask, most).convert("L")))
+            pictures.append(png_bytes(open_picture(mask, most)))
         return with_pictures(request, pictures)
 
     def _consume(self, request: Request) -> JobState:

@@ -1,0 +1,74 @@
+"""Compiled blocks answer as they are, can be let go again, and say where they cannot be had."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from webui.hardware import torchvision_operators
+from webui.hardware.compilation import REPEATED, set_compiled, use_folder, why_not
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torchvision_operators.declare()
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).eval()
+
+
+def blocks(network):
+    return [module for module in network.modules() if type(module).__name__ in REPEATED]
+
+
+def test_compiled_blocks_answer_the_same_and_can_be_let_go(unet):
+    x, states = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 16)
+    with torch.inference_mode():
+        wanted = unet(x, 500, states).sample
+        # The backend that traces and makes no code: no compiler is needed for the test.
+        assert set_compiled(unet, wanted=True, backend="eager")
+        assert all(block._compiled_call_impl is not None for block in blocks(unet))
+        got = unet(x, 500, states).sample
+    assert torch.allclose(got, wanted, atol=1e-5)
+    assert not set_compiled(unet, wanted=True, backend="eager")
+
+    assert set_compiled(unet, wanted=False)
+    assert all(block._compiled_call_impl is None for block in blocks(unet))
+    assert not set_compiled(unet, wanted=False)
+
+
+def test_a_network_of_other_blocks_is_left_alone():
+    assert not set_compiled(torch.nn.Sequential(torch.nn.Linear(2, 2)), wanted=True)
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "C++ compiler" in why_not(CPU)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "clang++" else None)
+    assert why_not(CPU) == ""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "triton" in why_not(torch.device("cuda"))
+    assert "meta" in why_not(torch.device("meta"))
+
+
+def test_a_folder_that_the_environment_names_stays(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    use_folder(tmp_path / "ours")
+    use_folder(tmp_path / "other")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "ours")

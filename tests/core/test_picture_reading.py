@@ -56,12 +56,16 @@ def test_damaged_exif_does_not_cost_the_picture(picture, encoded):
     assert (pixels(opened) == pixels(picture)).all()
 
 
+MODES = {"1": "RGB", "L": "RGB", "P": "RGB", "LA": "RGBA", "RGBA": "RGBA"}
+
+
 @pytest.mark.parametrize(
-    ("mode", "expected"), [("1", "RGB"), ("L", "RGB"), ("P", "RGB"), ("LA", "RGBA"), ("RGBA", "RGBA"), ("CMYK", "RGB")]
+    ("file_format", "mode", "expected"),
+    [(kind, *modes) for kind in ("PNG", "TIFF") for modes in MODES.items()] + [("TIFF", "CMYK", "RGB")],
 )
-def test_every_mode_becomes_rgb_or_rgba(picture, encoded, mode, expected):
+def test_every_mode_becomes_rgb_or_rgba(picture, encoded, file_format, mode, expected):
     source = picture.convert(mode)
-    opened = open_picture(encoded(source, "TIFF"))
+    opened = open_picture(encoded(source, file_format))
     assert opened.mode == expected
     assert (pixels(opened) == pixels(source.convert(expected))).all()
 

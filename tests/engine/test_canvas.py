@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from webui.core.errors import UnreadableImage
 from webui.core.events import ImageReady, Started
 from webui.core.geometry import Size
 from webui.core.requests import (
@@ -105,6 +106,20 @@ def test_what_is_transparent_shows_the_background(canvas, tiny):
     clear = Image.new("RGBA", (64, 64), (1, 2, 3, 0))
     got = canvas(img2img(init_image=png(clear), start=StartOptions(background="#102030"))).latents
     torch.testing.assert_close(got, latents(tiny, Image.new("RGB", (64, 64), "#102030")))
+
+
+def test_a_picture_lying_on_its_side_is_put_upright(canvas, tiny):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    PICTURE.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    got = canvas(img2img(init_image=buffer.getvalue())).latents
+    torch.testing.assert_close(got, latents(tiny, fit(PICTURE, Size(64, 64), ResizeMode.STRETCH)))
+
+
+def test_what_is_no_picture_is_said(canvas):
+    with pytest.raises(UnreadableImage, match=r"^The picture to start from is not a picture"):
+        canvas(img2img(init_image=b"GIF?"))
 
 
 def test_colours_are_corrected_to_those_of_the_start(canvas):

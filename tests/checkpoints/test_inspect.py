@@ -34,6 +34,14 @@ KINDS = {
         {"control_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024)},
         {"family": "sd2"},
     ),
+    "face restorer": (
+        {"params_ema.encoder.blocks.0.weight": (64, 3, 3, 3), "params_ema.idx_pred_layer.1.weight": (1024, 512)},
+        {"parameters": 526016},
+    ),
+    "mask model": (
+        {"stage1.rebnconvin.conv_s1.weight": (4, 3), "stage6.rebnconvin.conv_s1.weight": (4, 4), "outconv.bias": (1,)},
+        {"parameters": 29},
+    ),
     "upscaler": ({"conv_first.weight": (64, 3, 3, 3), "conv_first.bias": (64,)}, {"parameters": 1792}),
     "text encoder": ({"text_model.embeddings.token_embedding.weight": (49408, 768)}, {}),
     "checkpoint": ({"double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, {}),

@@ -23,6 +23,8 @@ Kind = Literal[
     "embedding",
     "controlnet",
     "upscaler",
+    "face restorer",
+    "mask model",
     "text encoder",
     "preview decoder",
     "unknown",
@@ -42,6 +44,14 @@ def _begins(*prefixes: str) -> Callable[[Header], bool]:
 
 def _has_all(*prefixes: str) -> Callable[[Header], bool]:
     return lambda header: all(header.has(prefix) for prefix in prefixes)
+
+
+def _restores_faces(header: Header) -> bool:
+    """Whether there is GFPGAN's style network (Wang et al. 2021, arXiv 2101.04061), or CodeFormer's prediction of codes
+    (Zhou et al. 2022, arXiv 2206.11253).
+    """
+    marks = ("stylegan_decoder.style_mlp.1.weight", "idx_pred_layer.1.weight")
+    return any(name.endswith(marks) for name in header.tensors)
 
 
 def _is_lora(header: Header) -> bool:
@@ -65,6 +75,9 @@ def _is_embedding(header: Header) -> bool:
 
 # In this order: a line is asked only where the ones above said no.
 _KINDS: tuple[tuple[Kind, Callable[[Header], bool]], ...] = (
+    ("face restorer", _restores_faces),
+    # The first convolutions of U²-Net's nested Us, and the one that joins its side outputs.
+    ("mask model", _has_all("stage1.rebnconvin.", "stage6.rebnconvin.", "outconv.")),
     ("controlnet", _begins("control_model.", "controlnet_", "input_hint_block.", "lllite_")),
     ("lora", lambda header: _is_ia3(header) or _is_lora(header)),
     ("checkpoint", _begins("model.diffusion_model.", "unet.", "transformer.transformer_blocks.")),

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from webui.checkpoints.content import kind_of
 from webui.checkpoints.header import read_header
 from webui.checkpoints.walk import Recognised
 from webui.core.errors import ModelNotFound, UnsupportedModel
@@ -19,9 +20,6 @@ logger = logging.getLogger(__name__)
 FACE_FOLDERS = ("GFPGAN", "Codeformer")
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
-# A weight that only the restorer has: GFPGAN's style network (Wang et al. 2021, arXiv 2101.04061), and the code
-# prediction of CodeFormer (Zhou et al. 2022, arXiv 2206.11253).
-_MARKS = ("stylegan_decoder.style_mlp.1.weight", "idx_pred_layer.1.weight")
 
 
 class FaceFolder:
@@ -59,8 +57,7 @@ class FaceFolder:
 
 def _restores_faces(path: Path) -> bool:
     try:
-        names = read_header(path).tensors
+        return kind_of(read_header(path)) == "face restorer"
     except UnsupportedModel as error:
         logger.warning("%s", error)
         return False
-    return any(name.endswith(_MARKS) for name in names)

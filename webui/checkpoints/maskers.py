@@ -9,6 +9,7 @@ import json
 import logging
 from pathlib import Path
 
+from webui.checkpoints.content import kind_of
 from webui.checkpoints.header import read_header
 from webui.checkpoints.walk import Recognised, files_below
 from webui.core.errors import ModelNotFound, UnsupportedModel
@@ -19,8 +20,6 @@ MASKING_FOLDER = "masking"
 
 _CONFIG = "config.json"
 _SUFFIXES = (".safetensors", ".pth", ".pt")
-# What only U²-Net has: the first convolution of its first nested U, and the one that joins its six side outputs.
-_U2NET_MARKS = {"stage1.rebnconvin.conv_s1.weight", "stage6.rebnconvin.conv_s1.weight", "outconv.weight"}
 
 
 class MaskerFolder:
@@ -75,7 +74,7 @@ def _is_clipseg(config: Path) -> bool:
 
 def _is_u2net(path: Path) -> bool:
     try:
-        return read_header(path).tensors.keys() >= _U2NET_MARKS
+        return kind_of(read_header(path)) == "mask model"
     except UnsupportedModel as error:
         logger.warning("%s", error)
         return False

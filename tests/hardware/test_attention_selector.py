@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from webui.core.catalogue import ATTENTION_KERNELS
 from webui.core.errors import UserError
 from webui.hardware.attention import chunked, selector
 from webui.hardware.attention.backend import Backend
@@ -261,6 +262,10 @@ def test_lengths_are_classed_on_a_gpu_and_one_on_the_cpu():
         16384,
     ]
     assert selector._class_of(10**6, CPU) == 1024
+
+
+def test_the_backends_have_the_names_that_the_page_offers():
+    assert tuple(backend.name for backend in BACKENDS) == ATTENTION_KERNELS
 
 
 def test_the_real_backends_on_this_machine():

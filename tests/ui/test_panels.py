@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,8 @@ def test_the_status_line():
     assert "warming up…" in status_line(EngineStatus(phase="warming up"))
     ready = EngineStatus(phase="ready", device="cpu", attention="sdpa", checkpoint="drawn")
     assert "cpu · sdpa · drawn" in status_line(ready)
+    streamed = replace(ready, memory="unet streamed layer by layer")
+    assert "drawn · unet streamed layer by layer<" in status_line(streamed)
 
 
 def test_recent_pictures_leave_out_files_that_are_gone(tmp_path):

@@ -83,37 +83,40 @@ class Canvas:
         return MaskedDenoiser(denoiser, self.latents, self.mask)
 
 
-def make_canvas(request: DiffusionRequest, checkpoint: LoadedCheckpoint, device: torch.device) -> Canvas:
-    """The canvas of `request`; raises `UnreadableImage` or `InvalidRequest` for pictures that cannot be used.
+def make_canvas(
+    request: DiffusionRequest, checkpoint: LoadedCheckpoint, device: torch.device, *, tile: int = 0
+) -> Canvas:
+    """The canvas of `request`, encoded with a `tile` as `pixels.encode` has it.
 
-    Raises `UserError` for a checkpoint that wants something else to start from.
+    Raises `UnreadableImage` or `InvalidRequest` for pictures that cannot be used, and `UserError` for a checkpoint that
+    wants something else to start from.
     """
     if isinstance(request, Txt2Img):
         return Canvas(beside=_on(device, beside_latents(checkpoint, request.size)))
     if isinstance(request, Img2Img):
-        return _img2img_canvas(request, checkpoint, device)
-    return _inpaint_canvas(request, checkpoint, device)
+        return _img2img_canvas(request, checkpoint, device, tile)
+    return _inpaint_canvas(request, checkpoint, device, tile)
 
 
 def _on(device: torch.device, beside: Tensor | None) -> Tensor | None:
     return None if beside is None else beside.to(device)
 
 
-def _img2img_canvas(request: Img2Img, checkpoint: LoadedCheckpoint, device: torch.device) -> Canvas:
+def _img2img_canvas(request: Img2Img, checkpoint: LoadedCheckpoint, device: torch.device, tile: int) -> Canvas:
     picture = flattened(read_image(request.init_image, "picture to start from"), request.start.background)
     image = fit(picture, request.size, request.resize_mode)
     beside = beside_latents(checkpoint, request.size, pixels=to_pixels(image))
     pixels = to_pixels(_to_encode(request, picture, image))
     correct = _correction(request.start, pixels)
     return Canvas(
-        latents=_encoded(checkpoint, pixels, request.size).to(device),
+        latents=_encoded(checkpoint, pixels, request.size, tile).to(device),
         beside=_on(device, beside),
         extra_noise=request.start.extra_noise,
         finish=lambda made, _: correct(made),
     )
 
 
-def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torch.device) -> Canvas:
+def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torch.device, tile: int) -> Canvas:
     prepared = inpaint.prepare(request)
     beside = beside_latents(
         checkpoint,
@@ -126,7 +129,7 @@ def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torc
     if request.masked_content is MaskedContent.FILL:
         pixels = inpaint.filled(pixels, _to_encode(request, prepared.source_mask, prepared.mask))
     soft = request.soft if request.soft.enabled else None
-    latents = _encoded(checkpoint, pixels, request.size)
+    latents = _encoded(checkpoint, pixels, request.size, tile)
     mask = inpaint.latent_mask(prepared.mask, soft=soft is not None)
     correct = _correction(request.start, pixels)
 
@@ -160,7 +163,7 @@ def _to_encode(request: Img2Img | Inpaint, own: Image.Image, fitted: Image.Image
     return fit(own, Size(*sides), ResizeMode.STRETCH)
 
 
-def _encoded(checkpoint: LoadedCheckpoint, pixels: Tensor, size: Size) -> Tensor:
+def _encoded(checkpoint: LoadedCheckpoint, pixels: Tensor, size: Size, tile: int) -> Tensor:
     """The latents of `pixels` at those of `size`, on the CPU."""
-    latents = encode(checkpoint.vae, pixels, checkpoint.scaling_factor).cpu()
+    latents = encode(checkpoint.vae, pixels, checkpoint.scaling_factor, tile=tile).cpu()
     return enlarge_latents(latents, (size.height // LATENT_PIXELS, size.width // LATENT_PIXELS))

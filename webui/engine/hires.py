@@ -105,7 +105,8 @@ class TwoPasses:
             return self._middle(enlarge_latents(made, _latent(self._sizes.cover), self._asked.upscaler))
         if isinstance(made, Tensor):
             with bench.vae_at_work(self._request.extras, "decode"):
-                pixels = decode(bench.checkpoint.vae, made, bench.checkpoint.scaling_factor, say=place.notices.say)
+                vae, factor = bench.checkpoint.vae, bench.checkpoint.scaling_factor
+                pixels = decode(vae, made, factor, tile=bench.vae_tile, say=place.notices.say)
                 made = to_images(pixels)
         (left, top), size = self._sizes.offset, self._sizes.target
         large: list[Image.Image] = []
@@ -187,7 +188,8 @@ def _finished_picture(request: Txt2Img) -> Image.Image | None:
 def _encoded(pictures: Sequence[Image.Image], bench: Bench, notices: Notices) -> Tensor:
     """(N, 4, h, w); one picture at a time, so that each is the same alone and in a batch."""
     vae, factor = bench.checkpoint.vae, bench.checkpoint.scaling_factor
-    rows = [encode(vae, to_pixels(picture), factor, say=notices.say) for picture in pictures]
+    tile, say = bench.vae_tile, notices.say
+    rows = [encode(vae, to_pixels(picture), factor, tile=tile, say=say) for picture in pictures]
     return torch.cat(rows)
 
 

@@ -55,9 +55,9 @@ def try_backend(backend: Backend, conditions: Conditions) -> Trial:
                     attend = backend.load()
                     error = _error(attend, conditions.device, dtype, size)
                 except ImportError as problem:
-                    return Trial(refused=f"it is not installed ({_first_line(problem)})")
+                    return Trial(refused=f"it is not installed ({_first_sentence(problem)})")
                 except Exception as problem:  # a kernel may fail in any way; that it does is the answer
-                    return Trial(refused=f"it fails with {type(problem).__name__}: {_first_line(problem)}")
+                    return Trial(refused=f"it fails with {type(problem).__name__}: {_first_sentence(problem)}")
                 if not error <= TOLERANCES[dtype] * backend.slack:  # written so that NaN is refused too
                     return Trial(refused=f"its result is wrong by {error:.1e}")
     return Trial(attend=attend)
@@ -118,6 +118,7 @@ def _greatest(difference: Tensor) -> float:
     return float(difference.abs().max())
 
 
-def _first_line(error: Exception) -> str:
+def _first_sentence(error: Exception) -> str:
+    """The first sentence: what comes after it is advice to programmers, or a trace."""
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".")[:200] if lines else type(error).__name__
+    return lines[0].partition(". ")[0].rstrip(".")[:200] if lines else type(error).__name__

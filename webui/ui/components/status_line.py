@@ -10,7 +10,8 @@ from webui.core.ports import EngineStatus
 def status_line(status: EngineStatus) -> str:
     """The line as HTML; its `data-phase` colours the dot in front of it."""
     if status.phase == "ready":
-        words = " · ".join(part for part in (status.device, status.attention, status.checkpoint) if part) or "ready"
+        known = (status.device, status.attention, status.checkpoint, status.memory)
+        words = " · ".join(part for part in known if part) or "ready"
     elif status.phase == "failed":
         words = status.detail or "The engine could not start; the log has the details."
     else:

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from webui.core.catalogue import ATTENTION_KERNELS
 from webui.extensions.access import require_local
 from webui.extensions.hookspecs import ExtensionSetting
 from webui.ui.kinds import number
@@ -14,11 +15,19 @@ from webui.ui.services import Services
 from webui.ui.toasts import guarded, inform
 from webui.ui.visitors import client_host
 
+_TITLES = {
+    "sdpa": "PyTorch SDPA",
+    "sage": "sage (faster, rounds more)",
+    "chunked": "chunked, for little memory",
+}
 _ATTENTION = (
     ("Automatic: the fastest that works here", "auto"),
-    ("xformers", "xformers"),
-    ("PyTorch SDPA", "sdpa"),
-    ("Chunked, for little memory", "chunked"),
+    *((_TITLES.get(name, name), name) for name in ATTENTION_KERNELS),
+)
+_MEMORY_USE = (
+    ("What fits", "auto"),
+    ("Only what is at work (medvram)", "medvram"),
+    ("Only some layers of what is at work (lowvram)", "lowvram"),
 )
 _OWN_VAE = "The checkpoint's own"
 
@@ -48,8 +57,9 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
         elem_id="setting_video_memory",
         step=1,
     )
+    memory_use = gr.Radio(list(_MEMORY_USE), label="What stays in video memory", elem_id="setting_video_memory_use")
     save = gr.Button("Save settings", variant="primary", elem_id="settings_save")
-    fields: list[Component] = [attention, previews, rate, vae, main_memory, video_memory]
+    fields: list[Component] = [attention, previews, rate, vae, main_memory, video_memory, memory_use]
 
     def show() -> list[Any]:
         now = store.current
@@ -65,9 +75,18 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
             gr.Dropdown(choices=vaes, value=now.vae),
             now.model_memory_gib,
             now.video_memory_gib,
+            now.video_memory_use,
         ]
 
-    def keep(attention: str, previews: bool, rate: object, vae: str, main_memory: object, video_memory: object) -> None:
+    def keep(
+        attention: str,
+        previews: bool,
+        rate: object,
+        vae: str,
+        main_memory: object,
+        video_memory: object,
+        memory_use: str,
+    ) -> None:
         store.update(
             attention=attention,
             previews=previews,
@@ -75,6 +94,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
             vae=vae,
             model_memory_gib=number("Main memory", main_memory),
             video_memory_gib=number("Video memory", video_memory),
+            video_memory_use=memory_use,
         )
         inform("The settings are saved; the next picture uses them.")
 

@@ -46,6 +46,20 @@ CFG_SCALE_RANGE = (1.0, 30.0)
 CLIP_SKIP_RANGE = (1, 12)
 REFINER_SWITCH_RANGE = (0.01, 1.0)
 BATCH_SIZE_RANGE = (1, 8)
+# Attention kernels by the names that flags and settings know, the preferred first; "auto" tries and times them.
+ATTENTION_KERNELS = (
+    "xformers",
+    "sdpa",
+    "sdpa-flash",
+    "sdpa-cudnn",
+    "sdpa-efficient",
+    "flash-attn",
+    "sage",
+    "chunked",
+    "split",
+    "sdpa-math",
+)
+
 BATCH_COUNT_RANGE = (1, 100)
 MASK_BLUR_RANGE = (0, 64)
 PADDING_RANGE = (0, 256)

@@ -39,7 +39,7 @@ def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start
 
     # 1. The picture to start from, if there is one.
     with bench.vae_at_work(request.extras, "prepare"):
-        canvas = make_canvas(request, checkpoint, bench.device)
+        canvas = make_canvas(request, checkpoint, bench.device, tile=bench.vae_tile)
 
     # 2. The noise levels to walk through: the schedule type's, from this model's own table, or the last of them.
     passes = _passes(request, bench, canvas)

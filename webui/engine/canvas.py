@@ -84,7 +84,7 @@ class Canvas:
 
 
 def make_canvas(
-    request: DiffusionRequest, checkpoint: LoadedCheckpoint, device: torch.device, *, tile: int = 0
+    request: DiffusionRequest, checkpoint: LoadedCheckpoint, device: torch.device, *, tile: int | None = None
 ) -> Canvas:
     """The canvas of `request`, encoded with a `tile` as `pixels.encode` has it.
 
@@ -102,7 +102,7 @@ def _on(device: torch.device, beside: Tensor | None) -> Tensor | None:
     return None if beside is None else beside.to(device)
 
 
-def _img2img_canvas(request: Img2Img, checkpoint: LoadedCheckpoint, device: torch.device, tile: int) -> Canvas:
+def _img2img_canvas(request: Img2Img, checkpoint: LoadedCheckpoint, device: torch.device, tile: int | None) -> Canvas:
     picture = flattened(read_image(request.init_image, "picture to start from"), request.start.background)
     image = fit(picture, request.size, request.resize_mode)
     beside = beside_latents(checkpoint, request.size, pixels=to_pixels(image))
@@ -116,7 +116,7 @@ def _img2img_canvas(request: Img2Img, checkpoint: LoadedCheckpoint, device: torc
     )
 
 
-def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torch.device, tile: int) -> Canvas:
+def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torch.device, tile: int | None) -> Canvas:
     prepared = inpaint.prepare(request)
     beside = beside_latents(
         checkpoint,
@@ -163,7 +163,7 @@ def _to_encode(request: Img2Img | Inpaint, own: Image.Image, fitted: Image.Image
     return fit(own, Size(*sides), ResizeMode.STRETCH)
 
 
-def _encoded(checkpoint: LoadedCheckpoint, pixels: Tensor, size: Size, tile: int) -> Tensor:
+def _encoded(checkpoint: LoadedCheckpoint, pixels: Tensor, size: Size, tile: int | None) -> Tensor:
     """The latents of `pixels` at those of `size`, on the CPU."""
     latents = encode(checkpoint.vae, pixels, checkpoint.scaling_factor, tile=tile).cpu()
     return enlarge_latents(latents, (size.height // LATENT_PIXELS, size.width // LATENT_PIXELS))

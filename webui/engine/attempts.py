@@ -79,7 +79,7 @@ class _Told:
     """What of a request has been passed on."""
 
     def __init__(self, request: DiffusionRequest, start_batch: int) -> None:
-        self._size = request.batch_size
+        self._size = request.images_per_batch
         self._batch = start_batch
         self._images: set[int] = set()
         self._once: set[Event] = set()

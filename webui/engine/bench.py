@@ -43,8 +43,8 @@ class Bench:
     "" without one. The hashes may still be in the making. `embeddings` may be named in prompts; `patches` tells what
     LoRAs change in the text encoders from any other such change; `network_hashes` are A1111's pairs about both, and
     `notices` what the person at the page should know about them. `refine` lays out the refiner's own bench, where one
-    is asked for, and `hires` that of hires fix's second pass, where it differs from this (its hashes are
-    those of both); `upscaler` finds a pixel upscaler by its name. `render` makes previews.
+    is asked for, and `hires` that of hires fix's second pass, where it differs from this, with the hashes of both;
+    `upscaler` finds a pixel upscaler by its name. `render` makes previews.
 
     `economy` is what is given up for memory, `memory_plan` the plan in words, "" where there is only one memory; if the
     UNet is not kept on the device, `unet_place` says how it comes there.
@@ -72,9 +72,9 @@ class Bench:
     phases: Phases = field(default_factory=Phases)
 
     @property
-    def vae_tile(self) -> int:
-        """The side in pixels of the tiles in which the VAE works, 0 for none."""
-        return VAE_TILE if Rung.TILED in self.economy else 0
+    def vae_tile(self) -> int | None:
+        """The side in pixels of the tiles in which the VAE works; None for whatever memory turns out to need."""
+        return VAE_TILE if Rung.TILED in self.economy else None
 
     def unet_at_work(self) -> AbstractContextManager[None]:
         """Within the block the UNet is on the device, or comes there as the plan has it."""

@@ -8,7 +8,7 @@ model, a lock or a thread: that is `manager`'s.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 
 import torch
@@ -29,7 +29,9 @@ from webui.engine.pixels import decode, to_images
 
 
 @torch.inference_mode()
-def generate(request: DiffusionRequest, bench: Bench, *, control: Control, start_batch: int = 0) -> Iterator[Event]:
+def generate(
+    request: DiffusionRequest, bench: Bench, *, control: Control, start_batch: int = 0
+) -> Generator[Event, None, None]:
     """The events of `request` from batch `start_batch` on; closing it stops within one step.
 
     Raises `UnreadableImage`, `InvalidRequest` and `UserError`; running out of memory comes through as torch says it.

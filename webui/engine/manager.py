@@ -152,6 +152,7 @@ class EngineManager:
         from webui.engine.attempts import persevere
         from webui.engine.bench import Bench
         from webui.engine.generate import generate
+        from webui.engine.loopback import loopback
         from webui.engine.pipelines import generate_with_pipeline
         from webui.engine.sd_upscale import sd_upscale
 
@@ -159,6 +160,8 @@ class EngineManager:
             with self._bench(workshop, request, economy, phases) as bench:
                 if isinstance(bench, Bench) and isinstance(request, Img2Img) and request.sd_upscale.upscaler:
                     yield from sd_upscale(request, bench, control=control, start_batch=first)
+                elif isinstance(bench, Bench) and isinstance(request, Img2Img) and request.loopback.loops > 1:
+                    yield from loopback(request, bench, control=control, start_batch=first)
                 elif isinstance(bench, Bench):
                     yield from generate(request, bench, control=control, start_batch=first)
                 else:

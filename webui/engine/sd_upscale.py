@@ -164,7 +164,7 @@ def _gone_over(
     for tile in tiles:
         asked = _for_tile(request, tile.cut(enlarged), batch, tile)
         ready = 0
-        with closing(generate(asked, bench, control=control)) as events:  # type: ignore[type-var]  # a generator
+        with closing(generate(asked, bench, control=control)) as events:
             for event in events:
                 if isinstance(event, Step):
                     yield count.of(event, batch, tile)

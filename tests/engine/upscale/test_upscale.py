@@ -130,17 +130,20 @@ def test_an_opaque_picture_with_alpha_keeps_its_colours(run, png, smooth_picture
     assert made.convert("RGB").tobytes() == image_of(run(image=png(without))).tobytes()
 
 
-def test_faces_are_restored_last(run):
+@pytest.mark.parametrize("faces", [0, 2])
+def test_faces_are_restored_last_and_none_is_told(run, faces):
     seen = []
 
     def restore(image):
         seen.append(image.size)
-        return Image.new("RGB", image.size, "red")
+        return Image.new("RGB", image.size, "red"), faces
 
     events = run(faces=FaceRestoration(model="face"), restore=restore)
     assert seen == [(180, 140)]
     assert image_of(events).getpixel((3, 3)) == (255, 0, 0)
     assert sum(isinstance(event, Step) for event in events) == events[0].total_steps
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert notices == ([] if faces else ["No face was found in the picture, so none was restored."])
 
 
 def test_a_picture_keeps_what_it_said(run, png, smooth_picture):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from webui.core.errors import OutOfMemory
-from webui.core.events import Event, Finished, ImageReady, Started, Step
+from webui.core.events import Event, Finished, ImageReady, Notice, Started, Step
 from webui.core.geometry import Box, Size
 from webui.core.ports import Control
 from webui.core.requests import Upscale
@@ -82,12 +82,13 @@ def upscale(
     find: Callable[[str], Upscaler],
     *,
     control: Control,
-    restore: Callable[[Image.Image], Image.Image] | None = None,
+    restore: Callable[[Image.Image], tuple[Image.Image, int]] | None = None,
 ) -> Iterator[Event]:
     """The events of `request`; one `Step` a tile, and one for faces.
 
-    `find` gives the upscaler of a name, `restore` a picture whose faces were restored as the request asks. Raises
-    `UnreadableImage`, what `find` and `restore` raise, and `OutOfMemory` for results that main memory cannot hold.
+    `find` gives the upscaler of a name; `restore`, where the request asks for it, a picture whose faces were restored
+    and how many they are. Raises `UnreadableImage`, what `find` and `restore` raise, and `OutOfMemory` for results that
+    main memory cannot hold.
     """
     phases = Phases()
 
@@ -105,8 +106,7 @@ def upscale(
 
     # 2. Colours and alpha, each enlarged and cut to the frame.
     layers = [colours] if alpha is None else [colours, as_colours(alpha)]
-    faces = request.faces if restore is not None and request.faces.model else None
-    counter = _Counter(upscaler.steps(size, frame.size) * len(layers) + (faces is not None), control)
+    counter = _Counter(upscaler.steps(size, frame.size) * len(layers) + (restore is not None), control)
     yield Started(total_images=1, total_steps=counter.total)
     made: list[Image.Image] = []
     with phases("upscale"):
@@ -120,10 +120,12 @@ def upscale(
     image = made[0].crop(frame.box.corners)
 
     # 3. Faces, once they are large.
-    if restore is not None and faces is not None:
+    if restore is not None:
         with phases("faces"):
-            image = restore(image)
+            image, faces = restore(image)
         yield counter.step()
+        if faces == 0:
+            yield Notice(text="No face was found in the picture, so none was restored.")
 
     # 4. The transparency back, and a text that says what was done.
     if alpha is not None:

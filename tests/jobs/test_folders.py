@@ -119,16 +119,16 @@ def test_a_folder_becomes_jobs_and_what_is_made_is_skipped(jobs, batch, inputs, 
     assert (view.file.source.name, view.images[0].path) == ("a.png", batch.outputs / "a.png")
 
 
-def test_masks_are_read_as_grey(jobs, batch, inputs, engine, tmp_path):
+def test_masks_are_read_with_their_pictures(jobs, batch, inputs, engine, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     for name in ("a.png", "b.png"):
-        Image.new("RGB", (8, 8), "white").save(masks / name)
+        Image.new("RGBA", (8, 8), (255, 255, 255, 90)).save(masks / name)
     request = Inpaint(init_image=b"", mask=b"", steps=1, width=64, height=64)
     with jobs:
         done = wait(jobs, jobs.submit_folder(request, dataclasses.replace(batch, masks=masks), models=KnownModels()))
     assert done.finished == 2
-    assert engine.calls[0][0].mask == png_bytes(Image.new("L", (8, 8), 255))
+    assert engine.calls[0][0].mask == png_bytes(Image.new("RGBA", (8, 8), (255, 255, 255, 90)))
 
 
 def test_a_bad_request_queues_nothing(jobs, batch):
@@ -146,6 +146,7 @@ def test_others_go_first_and_stopping_stops_the_rest(jobs, batch, engine):
         queue = jobs.queue()
         assert [view.state for view in queue] == [JobState.RUNNING, JobState.QUEUED, JobState.QUEUED]
         assert queue[1].id == single
+        assert [view.batch for view in queue] == [batch_id, "", batch_id]
         assert [jobs.view(view.id).position for view in queue] == [0, 1, 2]
         assert jobs.batch(batch_id).running == "a.jpg"
         jobs.cancel_batch(batch_id)

@@ -307,6 +307,7 @@ class JobStore:
                 session=row.session,
                 notices=tuple(json.loads(row.notices)),
                 file=_file(row),
+                batch=row.batch_id or "",
             )
             for row, position in zip(rows, positions, strict=True)
         ]
@@ -322,7 +323,7 @@ def _reservations_of(job_id: str) -> Any:
 
 def _whole_jobs() -> Select[Any]:
     """Jobs, and the files of those of folders."""
-    files = (folder_jobs.c.source, folder_jobs.c.mask, folder_jobs.c.target)
+    files = (folder_jobs.c.batch_id, folder_jobs.c.source, folder_jobs.c.mask, folder_jobs.c.target)
     return select(jobs, *files).outerjoin(folder_jobs, folder_jobs.c.job_id == jobs.c.id)
 
 

@@ -93,7 +93,7 @@ class JobView:
     `progress` is None unless the job is running here. `error` is a sentence when the state is failed;
     `notices` are sentences about what went otherwise than asked. `created_at` is
     in seconds since 1970. Listings leave the pictures inside `request` empty (see `Jobs.queue`). A job of a folder has
-    its `file`, and keeps its pictures there instead of in `request`.
+    its `file`, where its pictures lie instead of in `request`, and the id of its `batch`.
     """
 
     id: str
@@ -108,3 +108,4 @@ class JobView:
     session: str
     notices: tuple[str, ...] = ()
     file: FolderFile | None = None
+    batch: str = ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -41,20 +40,18 @@ def queue_table(views: Sequence[JobView]) -> str:
 
 def _folders_folded(views: Sequence[JobView]) -> Iterator[tuple[JobView, int]]:
     """Each view with 0; of the waiting files of a folder only the first, with the number of those behind it."""
-    waiting = Counter(_folder(view) for view in views)
-    told: set[Path | None] = set()
+    waiting = Counter(view.batch for view in views if _waits_in_folder(view))
+    told: set[str] = set()
     for view in views:
-        folder = _folder(view)
-        if folder is None:
+        if not _waits_in_folder(view):
             yield view, 0
-        elif folder not in told:
-            told.add(folder)
-            yield view, waiting[folder] - 1
+        elif view.batch not in told:
+            told.add(view.batch)
+            yield view, waiting[view.batch] - 1
 
 
-def _folder(view: JobView) -> Path | None:
-    """The folder that a waiting job works through, None for any other job."""
-    return view.file.target.parent if view.file is not None and view.state is JobState.QUEUED else None
+def _waits_in_folder(view: JobView) -> bool:
+    return bool(view.batch) and view.state is JobState.QUEUED
 
 
 def _row(view: JobView, more: int) -> str:
@@ -67,7 +64,7 @@ def _row(view: JobView, more: int) -> str:
         state += f", {round(100 * view.progress.step / view.progress.total_steps)} %"
         if view.progress.eta_s is not None:
             state += f", {duration(view.progress.eta_s)} left"
-    label = "Interrupt" if view.state is JobState.RUNNING else "Remove"
+    label = "Interrupt" if view.state is JobState.RUNNING else "Stop folder" if view.batch else "Remove"
     return (
         f"<tr data-job='{html.escape(view.id, quote=True)}'><td>{state}</td><td>{html.escape(view.task)}</td>"
         f"<td class='queue-prompt'>{html.escape(what[:200])}</td>"
@@ -108,7 +105,11 @@ def build_queue(services: Services, tab: gr.Tab) -> gr.Timer:
         return [waiting, [pictures.shown(image.path) for image in images], paths, [image.infotext for image in images]]
 
     def cancel(event: gr.EventData) -> str:
-        jobs.cancel(str(event.job))
+        view = jobs.view(str(event.job))
+        if view is not None and _waits_in_folder(view):
+            jobs.cancel_batch(view.batch)
+        elif view is not None:
+            jobs.cancel(view.id)
         return queue_table(jobs.queue())
 
     infotexts = gr.State([])

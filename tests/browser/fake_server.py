@@ -13,13 +13,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
 from webui.core.catalogue import BUILT_IN_UPSCALERS
+from webui.core.codec import request_to_json
 from webui.core.errors import CheckpointNotFound, ModelNotFound
 from webui.core.events import Event, Finished, ImageReady, Started, Step
 from webui.core.geometry import Size
+from webui.core.hires import largest_size
 from webui.core.infotext import KnownModels, format_infotext
 from webui.core.paths import Folders
 from webui.core.ports import CheckpointInfo, Control, EngineStatus
@@ -34,13 +37,16 @@ WARM_UP_S = 1.0
 
 
 class FakeCatalogue:
-    """Two checkpoints, the built-in upscalers."""
+    """Two checkpoints, of which the larger one is an upscaler too; the built-in upscalers and those in `fetched`."""
+
+    def __init__(self, fetched: Path) -> None:
+        self._fetched = fetched
 
     def checkpoints(self) -> tuple[CheckpointInfo, ...]:
         return CHECKPOINTS
 
     def upscalers(self) -> tuple[str, ...]:
-        return BUILT_IN_UPSCALERS
+        return (*BUILT_IN_UPSCALERS, CHECKPOINTS[1].name, *sorted(file.stem for file in self._fetched.glob("*.*")))
 
     def vaes(self) -> tuple[str, ...]:
         return ()
@@ -75,7 +81,7 @@ class FakeMasker:
 
 
 class FakeEngine:
-    """Draws a disc that comes out of the dark step by step."""
+    """Draws a disc that comes out of the dark step by step; keeps the newest request beside `hold`, for tests."""
 
     def __init__(self, hold: Path) -> None:
         self._hold = hold
@@ -92,6 +98,7 @@ class FakeEngine:
         )
 
     def generate(self, request: Request, *, control: Control, start_batch: int = 0) -> Iterator[Event]:
+        self._hold.with_name("last_request.json").write_text(json.dumps(request_to_json(request)), encoding="utf-8")
         if isinstance(request, Upscale):
             yield from self._upscale(request)
             return
@@ -115,7 +122,8 @@ class FakeEngine:
                     single = alone(request, index)
                     seed = single.seed
                     text = format_infotext(single, model="drawn", model_hash="0123456789")
-                    yield ImageReady(index=index, image=disc(request.size, seed, 1), seed=seed, infotext=text)
+                    size = largest_size(request)
+                    yield ImageReady(index=index, image=disc(size, seed, 1), seed=seed, infotext=text)
         yield Finished(seconds={"denoise": STEP_S * total})
 
     def _step(self, steps: int, step: int) -> None:
@@ -130,7 +138,8 @@ class FakeEngine:
             time.sleep(STEP_S)
             yield Step(index=tile, total=4, batch=0)
         with Image.open(io.BytesIO(request.image)) as given:
-            size = Size(*given.size).scaled(request.scale)
+            asked = Size(request.width, request.height)
+            size = asked if asked.area else Size(*given.size).scaled(request.scale)
             made = given.convert("RGB").resize((size.width, size.height))
         text = f"Postprocess upscale by: {request.scale:g}, Postprocess upscaler: {request.upscaler}"
         yield ImageReady(index=0, image=made, seed=0, infotext=text)
@@ -158,6 +167,7 @@ def jpeg(image: Image.Image) -> bytes:
 def main(root: Path, port: int, auth: str) -> None:
     """Builds and serves until it is killed."""
     from webui import bootstrap
+    from webui.checkpoints import offer
     from webui.server.accounts import parse_account
     from webui.server.listening import take_port
     from webui.server.options import ServerOptions
@@ -170,9 +180,23 @@ def main(root: Path, port: int, auth: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     known = KnownModels(checkpoints={info.name: "" for info in CHECKPOINTS}, vaes={})
     room = bootstrap.EngineRoom(
-        catalogue=FakeCatalogue(), engine=FakeEngine(root / "hold"), masker=FakeMasker(), known_models=lambda: known
+        catalogue=FakeCatalogue(folders.models / "ESRGAN"),
+        engine=FakeEngine(root / "hold"),
+        masker=FakeMasker(),
+        known_models=lambda: known,
     )
     bootstrap.build_engine = lambda folders, settings, database: room
+    really_install = offer.install
+
+    def install(upscaler: Any, folder: Path, **options: Any) -> None:
+        """While the file `package` is there, the package can be had; without it pip is asked, in vain."""
+        if (root / "package").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{upscaler.name}.safetensors").touch()
+        else:
+            really_install(upscaler, folder, **options)
+
+    offer.install = install
     taken = take_port(options.host, port)
     with bootstrap.build(folders, options) as app:
 

@@ -78,7 +78,7 @@ def test_a_picture_goes_through_img2img_inpaint_and_upscale(page):
 
     page.click("#txt2img_send_to_img2img")
     expect(page.locator("#img2img_prompt textarea")).to_have_value("to be passed on")
-    expect(page.locator("#img2img_image img")).to_be_visible()
+    expect(page.locator("#img2img_image .canvas")).to_have_attribute("data-state", "drawing")
     page.click("#img2img_generate")
     finished(page, "img2img")
     expect(page.locator("#html_info_img2img")).to_contain_text("Denoising strength")
@@ -97,12 +97,8 @@ def test_a_picture_goes_through_img2img_inpaint_and_upscale(page):
 
 
 def draw_mask(page) -> None:
-    canvas = page.locator("#inpaint_image canvas").first
-    expect(canvas).to_be_visible()
-    # The invitation goes once the canvas has taken the picture in.
-    expect(page.locator("#inpaint_image")).not_to_contain_text("Drop a picture here")
-    page.wait_for_timeout(500)
-    box = canvas.bounding_box()
+    expect(page.locator("#inpaint_image .canvas")).to_have_attribute("data-state", "drawing")
+    box = page.locator("#inpaint_image .canvas-surface").bounding_box()
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(*middle)
     page.mouse.down()

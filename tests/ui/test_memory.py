@@ -76,6 +76,13 @@ def test_pasting_changes_what_the_text_says_and_nothing_else():
     assert changed == {"prompt": "new", "negative_prompt": "", "seed": 3}
 
 
+def test_a_pasted_size_ends_resize_by():
+    form_holds = {"prompt": "a", "negative_prompt": "", "width": 64, "resize_by": 2, "mask_blur_y": "", "steps": 20}
+    text = "a\nSteps: 20, Seed: 3, Size: 64x64, Mask blur y: 7"
+    assert pasted_values("inpaint", text, form_holds, KnownModels()) == {"mask_blur_y": "7", "resize_by": 0}
+    assert pasted_values("inpaint", "a\nSteps: 20, Seed: 3, CFG scale: 7", form_holds, KnownModels()) == {}
+
+
 def test_pasting_sets_the_checkpoint_the_section_more_and_what_only_the_tab_has(monkeypatch):
     told: list[str] = []
     monkeypatch.setattr("webui.ui.components.studio.warn", told.append)

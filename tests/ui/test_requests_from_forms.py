@@ -22,17 +22,15 @@ from webui.core.requests import (
     StartOptions,
     StrengthCurve,
     Txt2Img,
-    Upscale,
     Variation,
 )
 from webui.core.validation import validate
 from webui.ui.kinds import number, whole
 from webui.ui.more import BASES, more_fields
 from webui.ui.pictures import Drawn
-from webui.ui.tabs.img2img import img2img_request
-from webui.ui.tabs.inpaint import inpaint_request
+from webui.ui.tabs.img2img import for_a_folder, img2img_request
+from webui.ui.tabs.inpaint import inpaint_request, with_something_to_change
 from webui.ui.tabs.txt2img import txt2img_request
-from webui.ui.tabs.upscale import upscale_request
 
 COMMON = {
     "prompt": "a star",
@@ -128,8 +126,15 @@ def test_what_only_inpaint_has():
 def test_without_a_mask_a_picture_can_only_grow():
     unmasked = dataclasses.replace(DRAWN, mask=b"")
     with pytest.raises(InvalidRequest, match="Nothing is masked"):
-        inpaint_request(INPAINT, unmasked)
-    assert inpaint_request({**INPAINT, "outpaint.top": 8}, unmasked).mask == b""
+        with_something_to_change(inpaint_request(INPAINT, unmasked))
+    grown = inpaint_request({**INPAINT, "outpaint.top": 8}, unmasked)
+    assert with_something_to_change(grown).mask == b""
+
+
+def test_a_folder_knows_no_one_size_to_resize_by():
+    assert for_a_folder({**IMG2IMG, "resize_by": 0})
+    with pytest.raises(InvalidRequest, match="Resize by follows the size of one picture"):
+        for_a_folder({**IMG2IMG, "resize_by": 2})
 
 
 def test_inpaint():
@@ -144,11 +149,6 @@ def test_inpaint():
         area=InpaintArea.MASKED,
         masked_content=MaskedContent.LATENT_NOISE,
     )
-
-
-def test_upscale():
-    values = {"upscaler": "Nearest", "scale": 2, "tile": 64, "overlap": 8}
-    assert upscale_request(values, b"png") == Upscale(image=b"png", upscaler="Nearest", scale=2.0, tile=64, overlap=8)
 
 
 def test_what_is_out_of_range_reaches_the_validation():
@@ -184,7 +184,7 @@ def test_the_section_more_has_every_field_that_the_form_does_not(tab):
     made = BASES[tab]
     for group in groups:
         assert {f"{group}.{part.name}" for part in dataclasses.fields(getattr(made, group))} <= told
-    sections_of_their_own = {"hires", "tiled"}
+    sections_of_their_own = {"hires"}
     whole_names = {part.name for part in dataclasses.fields(made)} - groups - sections_of_their_own
     in_the_form = {"txt2img": COMMON, "img2img": IMG2IMG, "inpaint": INPAINT}[tab]
     drawn = {"init_image", "mask", "outpaint"}

@@ -69,15 +69,20 @@ class Drawn:
     size: Size
 
 
+def canvas_picture(what: str, value: object, max_pixels: int) -> Image.Image:
+    """The picture on a canvas without what is drawn; raises `InvalidRequest` where there is none, `UnreadableImage`."""
+    return _uploaded_image(what, value.get("picture") if isinstance(value, Mapping) else None, max_pixels)
+
+
 def drawn_pictures(what: str, value: object, max_pixels: int) -> Drawn:
     """The value of a canvas (see `components.canvas`); raises `InvalidRequest` without a picture, `UnreadableImage`."""
-    value = value if isinstance(value, Mapping) else {}
-    picture = _uploaded_image(what, value.get("picture"), max_pixels)
+    picture = canvas_picture(what, value, max_pixels)
+    drawn = value if isinstance(value, Mapping) else {}
     mask = Image.new("L", picture.size, 0)
     for name in ("paint", "mask"):
-        if value.get(name) is None:
+        if drawn.get(name) is None:
             continue
-        layer = _uploaded_image(name, value[name], max_pixels).convert("RGBA")
+        layer = _uploaded_image(name, drawn[name], max_pixels).convert("RGBA")
         if layer.size != picture.size:
             raise InvalidRequest(
                 f"What is drawn is {layer.width}x{layer.height} and the picture {picture.width}x{picture.height};"

@@ -203,17 +203,21 @@
     context.fill();
   };
 
-  // Discs with a soft rim along the way.
+  // Discs with a soft rim along the way. Where about OVERLAP of them lie on each other, their rims add up to a slope.
+  const OVERLAP = 5;
   const stamp = (context, from, to, colour, softness) => {
     const length = Math.hypot(to.x - from.x, to.y - from.y);
     const count = Math.max(1, Math.ceil(length / Math.max(1, to.size / 10)));
+    const power = length > 0 ? 1 / OVERLAP : 1;
     for (let index = 1; index <= count; index += 1) {
       const share = index / count;
       const at = (side) => from[side] + (to[side] - from[side]) * share;
       const [x, y, radius] = [at("x"), at("y"), at("size") / 2];
       const rim = context.createRadialGradient(x, y, radius * (1 - softness), x, y, radius);
-      rim.addColorStop(0, colour);
-      rim.addColorStop(1, `${colour}00`);
+      for (let stop = 0; stop <= 5; stop += 1) {
+        const alpha = Math.round(255 * (1 - (stop / 5) ** power));
+        rim.addColorStop(stop / 5, colour + alpha.toString(16).padStart(2, "0"));
+      }
       context.fillStyle = rim;
       context.fillRect(x - radius, y - radius, 2 * radius, 2 * radius);
     }

@@ -12,14 +12,14 @@ from webui.core.geometry import Size
 from webui.core.requests import Choice, Img2Img, ResizeMode
 from webui.ui import memory, pictures
 from webui.ui.components.canvas import picture_canvas, take_canvas_size
+from webui.ui.components.folder_batch import add_folder_batch
 from webui.ui.components.form import Form, tool_button
 from webui.ui.components.job_panel import wire_job_panel
 from webui.ui.components.studio import Header, Studio, build_studio
 from webui.ui.kinds import number
-from webui.ui.reading import FormValues, generation_fields
+from webui.ui.reading import RESIZE_BY, FormValues, generation_fields
 from webui.ui.services import Services
 
-RESIZE_BY = "resize_by"
 _RESIZE_BY_RANGE = (0.0, 4.0)
 
 
@@ -58,6 +58,19 @@ def start_fields(tab: str, values: FormValues, size: Size) -> dict[str, Any]:
     }
 
 
+NO_PICTURE = pictures.Drawn(picture=b"", mask=b"", size=Size(0, 0))
+"""In place of what a canvas holds, in requests for a folder of pictures."""
+
+
+def for_a_folder(values: FormValues) -> FormValues:
+    """`values`, which must not depend on the size of one picture; raises `InvalidRequest` where they do."""
+    if values.get(RESIZE_BY):
+        raise InvalidRequest(
+            "Resize by follows the size of one picture; set it to 0 and say width and height for a folder."
+        )
+    return values
+
+
 def img2img_request(values: FormValues, drawn: pictures.Drawn) -> Img2Img:
     """The request that the form and what its canvas holds stand for; raises `InvalidRequest`."""
     return Img2Img(**start_fields("img2img", values, drawn.size), init_image=drawn.picture)
@@ -94,4 +107,16 @@ def build_img2img(page: gr.Blocks, services: Services, header: Header) -> Studio
         make_request=make_request,
         canvas=canvas,
     )
+
+    def folder_request(checkpoint: str, *values: Any) -> Img2Img:
+        return img2img_request(for_a_folder({**form.values(values), "checkpoint": checkpoint}), NO_PICTURE)
+
+    with studio.settings, gr.Accordion("A folder of pictures", open=False, elem_classes="more"):
+        add_folder_batch(
+            page,
+            services,
+            tab="img2img",
+            inputs=[header.checkpoint, *form.components],
+            make_request=folder_request,
+        )
     return studio

@@ -14,13 +14,15 @@ from webui.core.errors import InvalidRequest
 from webui.core.requests import Inpaint, InpaintArea, MaskedContent, Outpaint
 from webui.ui import memory, pictures
 from webui.ui.components.canvas import picture_canvas, take_canvas_size
+from webui.ui.components.folder_batch import add_folder_batch
 from webui.ui.components.form import Form
 from webui.ui.components.job_panel import wire_job_panel
+from webui.ui.components.mask_finder import add_mask_finder
 from webui.ui.components.studio import Header, Studio, build_studio
 from webui.ui.kinds import whole
 from webui.ui.reading import FormValues
 from webui.ui.services import Services
-from webui.ui.tabs.img2img import add_start_fields, choice, start_fields
+from webui.ui.tabs.img2img import NO_PICTURE, add_start_fields, choice, for_a_folder, start_fields
 
 _SIDES = ("left", "top", "right", "bottom")
 _QUICK_GROWTH = 128
@@ -63,14 +65,8 @@ def add_outpaint_fields(form: Form) -> list[gr.Button]:
 
 
 def inpaint_request(values: FormValues, drawn: pictures.Drawn) -> Inpaint:
-    """The request that the form and what its canvas holds stand for.
-
-    Raises `InvalidRequest`, also where nothing is masked and the picture does not grow.
-    """
+    """The request that the form and what its canvas holds stand for; raises `InvalidRequest`."""
     sides = {side: whole(f"Outpaint {side}", values.get(f"outpaint.{side}", 0)) for side in _SIDES}
-    outpaint = Outpaint(**sides)
-    if not drawn.mask and not outpaint.grows:
-        raise InvalidRequest("Nothing is masked; draw over the part of the picture that should change.")
     return Inpaint(
         **start_fields("inpaint", values, drawn.size),
         init_image=drawn.picture,
@@ -80,13 +76,29 @@ def inpaint_request(values: FormValues, drawn: pictures.Drawn) -> Inpaint:
         mask_inverted=values.get("mask_inverted") is True,
         area=InpaintArea(choice("Inpaint area", InpaintArea, values.get("area"))),
         masked_content=MaskedContent(choice("Masked content", MaskedContent, values.get("masked_content"))),
-        outpaint=outpaint,
+        outpaint=Outpaint(**sides),
     )
+
+
+def with_something_to_change(request: Inpaint) -> Inpaint:
+    """`request`; raises `InvalidRequest` where nothing is masked and the picture does not grow."""
+    if not request.mask and not request.outpaint.grows:
+        raise InvalidRequest("Nothing is masked; draw over the part of the picture that should change.")
+    return request
 
 
 def build_inpaint(page: gr.Blocks, services: Services, header: Header) -> Studio:
     """Fills the tab."""
     buttons: list[gr.Button] = []
+
+    def add_canvas() -> gr.HTML:
+        canvas = picture_canvas(
+            "inpaint",
+            brushes=("mask", "paint"),
+            words="Drop a picture here, or click to choose one; then draw over what should change",
+        )
+        add_mask_finder(services, canvas)
+        return canvas
 
     def add_fields(form: Form) -> None:
         buttons.append(add_inpaint_fields(form))
@@ -96,18 +108,14 @@ def build_inpaint(page: gr.Blocks, services: Services, header: Header) -> Studio
         "inpaint",
         services,
         header,
-        picture=lambda: picture_canvas(
-            "inpaint",
-            brushes=("mask", "paint"),
-            words="Drop a picture here, or click to choose one; then draw over what should change",
-        ),
+        picture=add_canvas,
         extra=add_fields,
     )
     form, canvas = studio.form, studio.canvas
 
     def make_request(checkpoint: str, value: Any, *values: Any) -> Inpaint:
         drawn = pictures.drawn_pictures("picture to inpaint", value, services.settings.current.max_image_pixels)
-        return inpaint_request({**form.values(values), "checkpoint": checkpoint}, drawn)
+        return with_something_to_change(inpaint_request({**form.values(values), "checkpoint": checkpoint}, drawn))
 
     memory.remember_form(page, form)
     take_canvas_size(buttons[0], canvas, form)
@@ -123,6 +131,18 @@ def build_inpaint(page: gr.Blocks, services: Services, header: Header) -> Studio
         make_request=make_request,
         canvas=canvas,
     )
+
+    def folder_request(checkpoint: str, *values: Any) -> Inpaint:
+        return inpaint_request(for_a_folder({**form.values(values), "checkpoint": checkpoint}), NO_PICTURE)
+
+    with studio.settings, gr.Accordion("A folder of pictures, with masks", open=False, elem_classes="more"):
+        add_folder_batch(
+            page,
+            services,
+            tab="inpaint",
+            inputs=[header.checkpoint, *form.components],
+            make_request=folder_request,
+        )
     return studio
 
 

@@ -15,8 +15,9 @@ from webui.core.paths import REPOSITORY
 from webui.core.ports import CheckpointInfo, OfferStatus
 from webui.core.requests import DiffusionUpscaler, FaceRestoration, Upscale
 from webui.core.validation import validate
+from webui.jobs.folders import FolderBatch
 from webui.jobs.views import BatchView
-from webui.ui.components.folder_batch import batch_line, folder_batch
+from webui.ui.components.folder_batch import add_folder_batch, batch_line, folder_batch
 from webui.ui.components.form import Form
 from webui.ui.tabs.upscale import (
     FOLDER,
@@ -196,3 +197,34 @@ def test_everybody_else_is_neither_offered_it_nor_obeyed(handlers, offer, header
     with pytest.raises(gr.Error, match="only be fetched from the machine"):
         list(fetch(request(**headers)))
     assert offer.asked == 0
+
+
+def folder_handlers(services, made):
+    """What runs when the page is loaded and when a folder is started."""
+
+    async def build():
+        with gr.Blocks() as page:
+            box = gr.Textbox()
+            add_folder_batch(page, services, tab="upscale", inputs=[box], make_request=made.append)
+        return page
+
+    named = {made.fn.__name__: made.fn for made in asyncio.run(build()).fns.values() if made.fn is not None}
+    return named["greet"], named["begin"]
+
+
+@pytest.mark.parametrize("headers", [{"x-forwarded-for": "203.0.113.9"}, {"host": "abc.gradio.live"}])
+def test_only_who_sits_at_the_machine_names_its_folders(headers):
+    asked: list[object] = []
+    made: list[object] = []
+    jobs = SimpleNamespace(submit_folder=lambda *given, **_: asked.append(given) or "id")
+    services = SimpleNamespace(jobs=jobs, known_models=lambda: None)
+    greet, begin = folder_handlers(services, made)
+    with pytest.raises(gr.Error, match="only be worked through from the machine"):
+        begin(request(**headers), "/in", "/out", "form")
+    assert (asked, made) == ([], [])
+    assert "only be worked through" in greet(request(**headers))[0]
+    here = SimpleNamespace(**{**vars(request()), "session_hash": "me"})
+    assert greet(here)[0] == ""
+    assert begin(here, "/in", "/out", "form") == "id"
+    assert made == ["form"]
+    assert asked[0][1] == FolderBatch(inputs=Path("/in"), outputs=Path("/out"))

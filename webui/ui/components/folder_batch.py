@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -26,6 +27,19 @@ from webui.ui.visitors import is_at_this_machine
 ELSEWHERE = "Folders can only be worked through from the machine that Atelier runs on."
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderPanel:
+    """The parts of the section; `own` is missing where pictures have no parameters to be used."""
+
+    tab: str
+    form: Form
+    own: gr.CheckboxGroup | None
+    note: gr.HTML
+    start: gr.Button
+    stop: gr.Button
+    line: gr.HTML
+
+
 def add_folder_batch(
     page: gr.Blocks,
     services: Services,
@@ -39,6 +53,19 @@ def add_folder_batch(
     `make_request` gets the values of `inputs`, unprocessed, and returns a request of `tab` without its pictures: each
     file's take their place. With `tab` "inpaint" there is a field for masks; only "upscale" has no own parameters.
     """
+    panel = _lay_out(tab)
+    memory.remember_form(page, panel.form)
+    _wire_start(services, panel, inputs, make_request, _wire_watching(page, services, panel))
+
+    def greet(request: gr.Request) -> list[Any]:
+        if is_at_this_machine(request):
+            return ["", gr.skip()]
+        return [f"<p class='note'>{ELSEWHERE}</p>", gr.Button(interactive=False)]
+
+    page.load(guarded(greet), outputs=[panel.note, panel.start], show_progress="hidden", queue=False)
+
+
+def _lay_out(tab: str) -> FolderPanel:
     form = Form(tab=f"{tab}_batch")
     note = gr.HTML("", elem_id=f"{tab}_batch_note", padding=False)
     _text(form, "inputs", "Folder of pictures", "/home/me/pictures", "input_dir")
@@ -58,17 +85,8 @@ def add_folder_batch(
             "Start the folder", variant="primary", elem_id=f"{tab}_batch_start", scale=3, elem_classes="start-folder"
         )
         stop = gr.Button("Stop", elem_id=f"{tab}_batch_stop", scale=1, min_width=80)
-    line = gr.HTML("", elem_id=f"{tab}_batch_progress", elem_classes="batch-holder")
-    fields = [*form.components, *([own] if own is not None else [])]
-    memory.remember_form(page, form)
-
-    def greet(request: gr.Request) -> list[Any]:
-        if is_at_this_machine(request):
-            return ["", gr.skip()]
-        return [f"<p class='note'>{ELSEWHERE}</p>", gr.Button(interactive=False)]
-
-    page.load(guarded(greet), outputs=[note, start], show_progress="hidden", queue=False)
-    _wire(page, services, tab, form, [*fields, *inputs], own is not None, make_request, start, stop, line)
+    line = gr.HTML("", elem_id=f"{tab}_batch_progress", elem_classes="batch-holder", padding=False)
+    return FolderPanel(tab=tab, form=form, own=own, note=note, start=start, stop=stop, line=line)
 
 
 def batch_line(view: BatchView | None) -> str:
@@ -101,33 +119,10 @@ def _text(form: Form, name: str, label: str, placeholder: str, element: str) -> 
     )
 
 
-def _wire(
-    page: gr.Blocks,
-    services: Services,
-    tab: str,
-    form: Form,
-    inputs: Sequence[Component],
-    has_own: bool,
-    make_request: Callable[..., Request],
-    start: gr.Button,
-    stop: gr.Button,
-    line: gr.HTML,
-) -> None:
+def _wire_watching(page: gr.Blocks, services: Services, panel: FolderPanel) -> dict[str, Any]:
+    """Lets the line follow the tab's folder; returns the event that does, which starts with the folder's id."""
     jobs = services.jobs
-    stored = memory.browser_state(f"{tab}.batch", "")
-    count = len(form.fields)
-
-    def begin(request: gr.Request, *values: Any) -> str:
-        if not is_at_this_machine(request):
-            raise NotAllowed(ELSEWHERE)
-        own = tuple(values[count] or ()) if has_own else ()
-        batch = folder_batch(form.values(values[:count]), own)
-        return jobs.submit_folder(
-            make_request(*values[count + has_own :]),
-            batch,
-            models=services.known_models(),
-            session=request.session_hash or "",
-        )
+    stored = memory.browser_state(f"{panel.tab}.batch", "")
 
     def watch(batch_id: object) -> Iterator[str]:
         if not isinstance(batch_id, str) or jobs.batch(batch_id) is None:
@@ -145,21 +140,45 @@ def _wire(
     watching: dict[str, Any] = {
         "fn": guarded(watch),
         "inputs": [stored],
-        "outputs": [line],
+        "outputs": [panel.line],
         "show_progress": "hidden",
         "concurrency_limit": None,
         "trigger_mode": "multiple",
     }
     page.load(**watching)
-    start.click(
+    panel.stop.click(guarded(end), inputs=[stored], outputs=None, show_progress="hidden", concurrency_limit=None)
+    return watching
+
+
+def _wire_start(
+    services: Services,
+    panel: FolderPanel,
+    inputs: Sequence[Component],
+    make_request: Callable[..., Request],
+    watching: dict[str, Any],
+) -> None:
+    fields = panel.form.components
+    named = [*fields, *([] if panel.own is None else [panel.own])]
+
+    def begin(request: gr.Request, *values: Any) -> str:
+        if not is_at_this_machine(request):
+            raise NotAllowed(ELSEWHERE)
+        own = tuple(values[len(fields)] or ()) if panel.own is not None else ()
+        return services.jobs.submit_folder(
+            make_request(*values[len(named) :]),
+            folder_batch(panel.form.values(values[: len(fields)]), own),
+            models=services.known_models(),
+            session=request.session_hash or "",
+        )
+
+    panel.start.click(
         guarded(begin),
-        inputs=list(inputs),
-        outputs=[stored],
+        inputs=[*named, *inputs],
+        outputs=watching["inputs"],
         show_progress="hidden",
         preprocess=False,
         concurrency_limit=None,
     ).success(**watching)
-    stop.click(guarded(end), inputs=[stored], outputs=None, show_progress="hidden", concurrency_limit=None)
 
 
 def folder_batch(values: dict[str, Any], own: tuple[str, ...]) -> FolderBatch:

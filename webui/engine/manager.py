@@ -186,7 +186,7 @@ class EngineManager:
             tiled = {"tile": request.tile, "overlap": request.overlap}
             return built_in(name) or TiledNetwork(workshop.upscaler(name), **tiled)
 
-        yield from upscale(request, find, control=control)
+        yield from upscale(request, find, control=control, restore=workshop.face_restorer(request.faces))
 
     def _fail(self, sentence: str) -> None:
         logger.error("Warming up failed: %s", sentence)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from PIL import Image
 
 from webui.checkpoints.families.diffusers_folder import DIFFUSERS
 from webui.checkpoints.hash import ModelHashes
@@ -24,12 +25,14 @@ from webui.core.catalogue import VAE_OWN
 from webui.core.errors import UnsupportedModel, UserError
 from webui.core.extra_networks import take_loras
 from webui.core.hires import largest_size, second_pass
-from webui.core.requests import DiffusionRequest, Txt2Img, Upscale
+from webui.core.requests import DiffusionRequest, FaceRestoration, Txt2Img, Upscale
 from webui.engine.bench import VAE_TILE, Bench
 from webui.engine.conditioning import PromptCache
+from webui.engine.faces import FaceDetector, FaceNetwork, load_face_detector, load_face_network, restore_faces
+from webui.engine.faces.mtcnn import WEIGHTS as FACE_DETECTOR
+from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
 from webui.engine.masking.foreground import ForegroundFinder, load_foreground_finder
 from webui.engine.masking.words import WordMasker, load_word_masker
-from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
 from webui.engine.networks import Networks, Shelf, joined
 from webui.engine.patches import WeightPatches
 from webui.engine.phases import Phases
@@ -92,9 +95,10 @@ class PreparedPipeline:
     parts: Mapping[str, ModulePart]
 
 
-Held = Prepared | PreparedVae | PreparedPipeline | UpscalerNetwork | WordMasker | ForegroundFinder
-Kind = TypeVar("Kind", Prepared, PreparedVae, PreparedPipeline, UpscalerNetwork, WordMasker, ForegroundFinder)
-Network = TypeVar("Network", UpscalerNetwork, WordMasker, ForegroundFinder)
+SideNetwork = UpscalerNetwork | FaceNetwork | FaceDetector | WordMasker | ForegroundFinder
+Held = Prepared | PreparedVae | PreparedPipeline | SideNetwork
+Kind = TypeVar("Kind", bound=Held)
+Network = TypeVar("Network", bound=SideNetwork)
 
 
 class Workshop:
@@ -281,6 +285,20 @@ class Workshop:
     def enlarger(self, name: str) -> Upscaler:
         """The filter or network of that name, ready for any picture, in tiles; raises as `upscaler` does."""
         return built_in(name) or TiledNetwork(self.upscaler(name), tile=TILES.tile, overlap=TILES.overlap)
+
+    def face_restorer(self, options: FaceRestoration) -> Callable[[Image.Image], tuple[Image.Image, int]] | None:
+        """What restores the faces of an RGB picture, and counts them; None where `options` name no model.
+
+        Raises `ModelNotFound` or `UnsupportedModel`.
+        """
+        if not options.model:
+            return None
+        path = self._folder.face_restorer_path(options.model)
+        network = self._network(
+            FaceNetwork, path, lambda: load_face_network(path, self.device, conversions=self._folder.conversions)
+        )
+        detector = self._network(FaceDetector, FACE_DETECTOR, lambda: load_face_detector(self.device))
+        return lambda image: restore_faces(image, network, detector, options)
 
     def word_masker(self, folder: Path) -> WordMasker:
         """The network in `folder` that makes masks from words; raises `UnsupportedModel`."""

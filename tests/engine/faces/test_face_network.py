@@ -3,21 +3,29 @@
 The real networks have hundreds of megabytes; a small one stands in for them under CodeFormer's name.
 """
 
+import dataclasses
+import io
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from webui.checkpoints.scan import CheckpointFolder
 from webui.core.errors import ModelNotFound, UnsupportedModel
+from webui.core.events import ImageReady, Notice
+from webui.core.ports import Control
+from webui.core.requests import FaceRestoration, Upscale
 from webui.engine.faces import load_face_network
 from webui.engine.manager import EngineManager
 from webui.settings.schema import Settings
 
 CPU = torch.device("cpu")
+PHOTO = Path(__file__).with_name("astronaut.jpg")
 MARK = "idx_pred_layer.1.weight"
 
 
@@ -115,11 +123,28 @@ def test_a_damaged_gfpgan_and_other_networks_are_refused(tmp_path):
         load_face_network(upscaler, CPU)
 
 
-def test_the_workshop_keeps_restorer_and_detector(tmp_path, codeformer, package):
+def test_an_upscale_restores_with_the_model_that_it_names(tmp_path, codeformer, package):
     (tmp_path / "Codeformer").mkdir()
     codeformer.rename(tmp_path / "Codeformer" / codeformer.name)
-    with EngineManager(CheckpointFolder(tmp_path), Settings).borrowed() as workshop:
-        assert workshop.face_network("codeformer") is workshop.face_network("codeformer")
-        assert workshop.face_detector() is workshop.face_detector()
-        with pytest.raises(ModelNotFound, match="choose one of codeformer"):
-            workshop.face_network("GFPGANv1.4")
+    engine = EngineManager(CheckpointFolder(tmp_path), Settings)
+    photo = io.BytesIO()
+    Image.open(PHOTO).save(photo, "PNG")
+    told = {}
+    for name, data in {"face": photo.getvalue(), "none": blank()}.items():
+        request = Upscale(image=data, upscaler="Lanczos", scale=1.0, faces=FaceRestoration(model="codeformer"))
+        events = list(engine.generate(request, control=Control()))
+        told[name] = [event.text for event in events if isinstance(event, Notice)]
+        (made,) = (event.image for event in events if isinstance(event, ImageReady))
+        changed = made.tobytes() != Image.open(io.BytesIO(data)).convert("RGB").tobytes()
+        assert changed == (name == "face")
+    assert told == {"face": [], "none": ["No face was found in the picture, so none was restored."]}
+
+    with pytest.raises(ModelNotFound, match="'GFPGAN'; choose one of codeformer"):
+        list(engine.generate(dataclasses.replace(request, faces=FaceRestoration(model="GFPGAN")), control=Control()))
+
+
+def blank():
+    """A picture without a face, as PNG."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), "teal").save(buffer, "PNG")
+    return buffer.getvalue()

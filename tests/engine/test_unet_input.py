@@ -117,3 +117,13 @@ def test_less_hidden_shows_an_inpainting_model_more_of_the_picture(tiny, pixels,
     got = beside_latents(with_input(tiny, "inpaint"), SIZE, pixels=pixels, mask=mask, hidden=hidden)
 
     torch.testing.assert_close(got[:, 1:], latents(tiny, pixels * (1 - hidden)) * tiny.scaling_factor)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("soft", "shown"), [(True, 100 / 255), (False, 0.0)])
+def test_a_soft_mask_keeps_its_greys(tiny, pixels, soft, shown):
+    mask = Image.new("L", (64, 32), 100)
+    got = beside_latents(with_input(tiny, "inpaint"), SIZE, pixels=pixels, mask=mask, soft=soft)
+
+    torch.testing.assert_close(got[:, :1], torch.full((1, 1, 4, 8), shown))
+    torch.testing.assert_close(got[:, 1:], latents(tiny, pixels * (1 - shown)) * tiny.scaling_factor)

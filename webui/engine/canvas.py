@@ -124,6 +124,7 @@ def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torc
         pixels=to_pixels(prepared.image),
         mask=prepared.mask,
         hidden=request.conditional_mask_weight,
+        soft=request.soft.enabled,
     )
     pixels = to_pixels(_to_encode(request, prepared.source, prepared.image))
     if request.masked_content is MaskedContent.FILL:

@@ -34,13 +34,14 @@ def beside_latents(
     pixels: Tensor | None = None,
     mask: Image.Image | None = None,
     hidden: float = 1.0,
+    soft: bool = False,
 ) -> Tensor | None:
     """What `checkpoint`'s UNet takes beside the latents, (1, channels, h/8, w/8); None where it takes nothing.
 
     `pixels` (1, 3, h, w), -1…1, is the picture of `size` that the request starts from, None where there is none;
     `mask` (L, 255 = remake) what of it is remade, None for all of it; `hidden` is the share of what lies under it that
-    inpainting models do not get to see. Raises `UserError` for a model that wants
-    something else.
+    inpainting models do not get to see, and with `soft` they see the mask's greys. Raises `UserError` for a model that
+    wants something else.
     """
     if checkpoint.input == "latents":
         return None
@@ -50,7 +51,7 @@ def beside_latents(
         )
     if checkpoint.input == "edit":
         return _picture_to_edit(checkpoint, size, pixels)
-    return _masked_picture(checkpoint, size, pixels, mask, hidden)
+    return _masked_picture(checkpoint, size, pixels, mask, hidden, soft)
 
 
 def _picture_to_edit(checkpoint: LoadedCheckpoint, size: Size, pixels: Tensor | None) -> Tensor:
@@ -63,7 +64,12 @@ def _picture_to_edit(checkpoint: LoadedCheckpoint, size: Size, pixels: Tensor | 
 
 
 def _masked_picture(
-    checkpoint: LoadedCheckpoint, size: Size, pixels: Tensor | None, mask: Image.Image | None, hidden: float
+    checkpoint: LoadedCheckpoint,
+    size: Size,
+    pixels: Tensor | None,
+    mask: Image.Image | None,
+    hidden: float,
+    soft: bool,
 ) -> Tensor:
     """The mask, then the latents of the picture with grey under it: what CompVis' inpainting model was trained with.
 
@@ -74,7 +80,8 @@ def _masked_picture(
         cover = torch.ones(1, 1, size.height, size.width)
         seen = torch.zeros(1, 3, size.height, size.width)
     else:
-        cover = torch.from_numpy(np.array(mask) >= _HALF)[None, None].float()
+        grey = torch.from_numpy(np.array(mask))[None, None]
+        cover = grey / 255 if soft else (grey >= _HALF).float()
         seen = pixels * (1 - hidden * cover)
     latents = encode(checkpoint.vae, seen, checkpoint.scaling_factor)
     return torch.cat([F.interpolate(cover, _latent(size), mode="nearest").to(latents.device), latents], dim=1)

@@ -25,7 +25,7 @@ from webui.core.errors import (
 from webui.core.events import Finished, ImageReady, Started, Step
 from webui.core.infotext import parse_infotext
 from webui.core.ports import Control
-from webui.core.requests import Txt2Img, Upscale
+from webui.core.requests import HiresFix, Img2Img, Loopback, Txt2Img, Upscale
 from webui.engine.manager import EngineManager
 from webui.settings.schema import Settings
 
@@ -259,3 +259,63 @@ def test_the_infotext_waits_for_a_hash_that_is_still_in_the_making(folder):
     assert asked == ["first"]
     text = next(event.infotext for event in events if isinstance(event, ImageReady))
     assert parse_infotext(text).pairs["Model hash"] == "abcdef0123"
+
+
+HIRES = dataclasses.replace(REQUEST, hires=HiresFix(enabled=True, scale=1.5, upscaler="Lanczos"))
+
+
+def hires(**asked):
+    return dataclasses.replace(HIRES, hires=dataclasses.replace(HIRES.hires, **asked))
+
+
+def test_hires_fix_runs_its_second_pass_on_the_checkpoint_it_names(engine, models, folder):
+    events = run(engine, hires())
+    assert events[0].total_steps == 2 + 1 + 2
+    assert picture(events).size == (96, 96)
+    # The same weights under another name; "" and the name are the same checkpoint.
+    other = run(engine, hires(checkpoint="second"))
+    assert picture(other).tobytes() == picture(events).tobytes()
+    assert picture(run(engine, hires(checkpoint="first"))).tobytes() == picture(events).tobytes()
+    assert {each.name for each in engine._workshop.residents.all()} == {"first", "second"}
+    text = next(event.infotext for event in other if isinstance(event, ImageReady))
+    assert parse_infotext(text).pairs.items() >= {"Model": "first", "Hires checkpoint": "second"}.items()
+    assert "upscale" in other[-1].seconds
+
+
+def test_a_hires_checkpoint_that_cannot_be_is_refused_before_the_first_step(engine, folder, monkeypatch):
+    with pytest.raises(CheckpointNotFound, match="absent"):
+        run(engine, hires(checkpoint="absent"))
+    with pytest.raises(UpscalerNotFound, match="absent"):
+        run(engine, hires(upscaler="absent"))
+    known = type(folder).checkpoint
+
+    def checkpoint(self, name):
+        info = known(self, name)
+        return dataclasses.replace(info, family="sdxl") if name == "second" else info
+
+    monkeypatch.setattr(type(folder), "checkpoint", checkpoint)
+    with pytest.raises(UserError, match=r"hires checkpoint 'second' is of another family \(sdxl\)"):
+        run(engine, hires(checkpoint="second"))
+
+
+def test_with_hires_fix_the_refiner_is_laid_out_for_the_second_pass(engine, monkeypatch):
+    from webui.engine.workshop import Workshop
+
+    asked = []
+    bench = Workshop.bench
+
+    def note(self, request, **options):
+        asked.append((request.checkpoint, str(request.size), request.hires.enabled))
+        return bench(self, request, **options)
+
+    monkeypatch.setattr(Workshop, "bench", note)
+    run(engine, dataclasses.replace(hires(checkpoint="first", steps=4), refiner="second", refiner_switch_at=0.5))
+    assert asked == [("", "64x64", True), ("second", "96x96", False)]
+
+
+def test_loopback_goes_through_the_manager(engine):
+    events = run(
+        engine,
+        Img2Img(init_image=png(), steps=2, width=64, height=64, seed=1, loopback=Loopback(loops=2, final_strength=1.0)),
+    )
+    assert [event.index for event in events if isinstance(event, ImageReady)] == [0, 1]

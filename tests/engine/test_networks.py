@@ -11,7 +11,7 @@ from webui.core.errors import LoraNotFound, UnsupportedModel
 from webui.core.events import ImageReady, Notice
 from webui.core.infotext import parse_infotext
 from webui.core.ports import Control
-from webui.core.requests import Txt2Img
+from webui.core.requests import HiresFix, Txt2Img
 from webui.engine.manager import EngineManager
 from webui.settings.schema import Settings
 
@@ -135,3 +135,40 @@ def test_a_changed_file_counts_at_once(models, draw):
     first = draw("a red circle<lora:changing:1>")[0]
     save_file({name: tensor * 2 for name, tensor in lora(UNET).items()}, path, {"note": json.dumps("longer")})
     assert draw("a red circle<lora:changing:1>")[0] != first
+
+
+def hires(engine, **asked):
+    values = {"enabled": True, "scale": 1.5, "steps": 1, **asked}
+    request = Txt2Img(
+        prompt="a red circle<lora:ink:1>", steps=1, width=64, height=64, seed=1, batch_count=2, hires=HiresFix(**values)
+    )
+    return [event for event in engine.generate(request, control=Control()) if isinstance(event, ImageReady)]
+
+
+def test_the_second_pass_of_hires_fix_has_the_loras_of_its_own_prompt_and_the_first_has_its_own_again(engine):
+    first, second = hires(engine, prompt="a red circle<lora:words:1>")
+    same = [event.image.tobytes() for event in hires(engine)]
+    assert [event.image.tobytes() for event in (first, second)] != same
+    # Alone, nothing of the first batch's second pass can be left over.
+    alone = Txt2Img(
+        prompt="a red circle<lora:ink:1>",
+        steps=1,
+        width=64,
+        height=64,
+        seed=2,
+        hires=HiresFix(enabled=True, scale=1.5, steps=1, prompt="a red circle<lora:words:1>"),
+    )
+    (wanted,) = [event for event in engine.generate(alone, control=Control()) if isinstance(event, ImageReady)]
+    assert second.image.tobytes() == wanted.image.tobytes()
+    hashes = parse_infotext(first.infotext).pairs["Lora hashes"].split(", ")
+    assert [each.partition(":")[0] for each in hashes] == ["ink", "words"]
+
+
+def test_embeddings_of_the_second_pass_s_words_are_named(engine):
+    info = parse_infotext(hires(engine, negative_prompt="glow-v2")[0].infotext)
+    assert info.pairs["TI hashes"].startswith("glow-v2: ")
+
+
+def test_a_lora_of_the_second_pass_that_is_not_there_is_named(engine):
+    with pytest.raises(LoraNotFound, match="absent"):
+        hires(engine, prompt="x<lora:absent:1>")

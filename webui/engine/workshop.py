@@ -217,10 +217,13 @@ class Workshop:
     ) -> Callable[[], AbstractContextManager[Bench]] | None:
         """What lays out the bench of the request's refiner; None where it has none. Raises `CheckpointNotFound`.
 
-        A refiner of another family than the checkpoint's goes without its LoRAs, for they do not fit it.
+        A refiner of another family than the checkpoint's goes without its LoRAs, for they do not fit it. With hires fix
+        it belongs to the second pass.
         """
         if not request.refiner:
             return None
+        if isinstance(request, Txt2Img) and request.hires.enabled:
+            request = second_pass(request)
         base, refiner = self._folder.checkpoint(request.checkpoint), self._folder.checkpoint(request.refiner)
         if base.name == refiner.name:
             return None

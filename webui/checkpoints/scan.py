@@ -16,6 +16,7 @@ from pathlib import Path
 from webui.checkpoints.containers.shards import INDEX_SUFFIX, is_shard
 from webui.checkpoints.detect import FOLDER_INDEX, identify
 from webui.checkpoints.faces import FaceFolder
+from webui.checkpoints.families.x4_upscaler import X4_UPSCALER
 from webui.checkpoints.maskers import MaskerFolder
 from webui.checkpoints.sidecars import find_sidecars
 from webui.checkpoints.vaes import VaeFolder, is_sidecar
@@ -95,14 +96,19 @@ class CheckpointFolder:
         return [Problem(path=entry.path, reason=entry.found) for entry in self._scan() if isinstance(entry.found, str)]
 
     def upscalers(self) -> Sequence[str]:
-        """The built-in upscalers, then the names of the files in the upscaler folders."""
-        return (*BUILT_IN_UPSCALERS, *self._upscaler_files())
+        """The built-in upscalers, then the files in the upscaler folders, then checkpoints that enlarge."""
+        files = self._upscaler_files()
+        return (*BUILT_IN_UPSCALERS, *files, *(name for name in self._enlarging() if name not in files))
+
+    def upscales_by_diffusion(self, name: str) -> bool:
+        """Whether the upscaler of that name is a checkpoint, to be loaded as one."""
+        return name not in self._upscaler_files() and name in self._enlarging()
 
     def upscaler_path(self, name: str) -> Path:
         """The file of an upscaler network; raises `UpscalerNotFound` (the built-in ones have no file)."""
         files = self._upscaler_files()
         if name not in files:
-            known = ", ".join((*BUILT_IN_UPSCALERS, *files))
+            known = ", ".join(self.upscalers())
             raise UpscalerNotFound(f"There is no upscaler {name!r}; choose one of {known}.")
         return files[name]
 
@@ -121,6 +127,9 @@ class CheckpointFolder:
     def vae_path(self, choice: str, *, checkpoint: Path, preferred: str) -> Path | None:
         """The VAE to use with the file or folder `checkpoint`, None for its own; see `VaeFolder.chosen`."""
         return self._vaes.chosen(choice, checkpoint=checkpoint, preferred=preferred)
+
+    def _enlarging(self) -> list[str]:
+        return sorted((info.name for info in self._usable() if info.family == X4_UPSCALER.name), key=str.casefold)
 
     def _usable(self) -> Iterator[CheckpointInfo]:
         return (entry.found for entry in self._scan() if isinstance(entry.found, CheckpointInfo))

@@ -180,13 +180,14 @@ class EngineManager:
         self._remembered.keep(checkpoint, request, sufficed)
 
     def _upscale(self, workshop: Workshop, request: Upscale, control: Control) -> Iterator[Event]:
-        from webui.engine.upscale import TiledNetwork, Upscaler, built_in, upscale
+        from webui.engine.upscale import upscale
 
-        def find(name: str) -> Upscaler:
-            tiled = {"tile": request.tile, "overlap": request.overlap}
-            return built_in(name) or TiledNetwork(workshop.upscaler(name), **tiled)
-
-        yield from upscale(request, find, control=control, restore=workshop.face_restorer(request.faces))
+        yield from upscale(
+            request,
+            lambda name: workshop.enlarger(name, request),
+            control=control,
+            restore=workshop.face_restorer(request.faces),
+        )
 
     def _fail(self, sentence: str) -> None:
         logger.error("Warming up failed: %s", sentence)

@@ -53,7 +53,7 @@ def encode(
     pixels: Tensor,
     scaling_factor: float,
     *,
-    tile: int = 0,
+    tile: int | None = None,
     say: Callable[[str], None] = logger.warning,
 ) -> Tensor:
     """(N, 3, h, w) in -1…1 → scaled float32 latents (N, 4, h/8, w/8): the mean of `vae`'s posterior.
@@ -78,14 +78,14 @@ def decode(
     latents: Tensor,
     scaling_factor: float,
     *,
-    tile: int = 0,
+    tile: int | None = None,
     say: Callable[[str], None] = logger.warning,
 ) -> Tensor:
     """Scaled latents (N, 4, h, w) → pixels (N, 3, 8h, 8w), about -1…1.
 
     One picture at a time: decoding is where memory peaks, and a batch gains nothing there. With a `tile`, it takes as
     much memory as a picture of tile × tile pixels, however large the picture is, and the pixels come in main memory.
-    With 0 it does so only where the picture at once would not fit into what is free.
+    With None it does so only where the picture at once would not fit into what is free.
 
     A VAE that overflows in half precision, as SDXL's first one does, goes on in full precision; `say` is told, and
     `UserError` raised if that does not help. Raises `DiskFull`.

@@ -30,10 +30,12 @@ from webui.engine.bench import VAE_TILE, Bench
 from webui.engine.conditioning import PromptCache
 from webui.engine.faces import FaceDetector, FaceNetwork, load_face_detector, load_face_network, restore_faces
 from webui.engine.faces.mtcnn import WEIGHTS as FACE_DETECTOR
+from webui.engine.img2img import walk_of
 from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
 from webui.engine.masking.foreground import ForegroundFinder, load_foreground_finder
 from webui.engine.masking.words import WordMasker, load_word_masker
 from webui.engine.networks import Networks, Shelf, joined
+from webui.engine.passes import make_pass
 from webui.engine.patches import WeightPatches
 from webui.engine.phases import Phases
 from webui.engine.pipelines import PipelineBench, require_words_alone
@@ -42,6 +44,7 @@ from webui.engine.plan import Bound, Need, Place, all_kept_bytes, in_words, need
 from webui.engine.previews import Render, by_colours, by_decoder
 from webui.engine.residents import FixedPart, Resident, Residents
 from webui.engine.upscale import TiledNetwork, Upscaler, UpscalerNetwork, built_in, load_upscaler
+from webui.engine.upscale.diffusion import DiffusionEnlarger
 from webui.hardware.attention.chunked import CHUNKED
 from webui.hardware.attention.processor import head_sizes, patched
 from webui.hardware.attention.remembered import RememberedChoices
@@ -285,9 +288,34 @@ class Workshop:
             UpscalerNetwork, path, lambda: load_upscaler(path, self.device, conversions=self._folder.conversions)
         )
 
-    def enlarger(self, name: str) -> Upscaler:
-        """The filter or network of that name, ready for any picture, in tiles; raises as `upscaler` does."""
-        return built_in(name) or TiledNetwork(self.upscaler(name), tile=TILES.tile, overlap=TILES.overlap)
+    def enlarger(self, name: str, wish: Upscale = TILES) -> Upscaler:
+        """The filter, network or diffusion model of that name, ready for any picture, in the tiles of `wish`.
+
+        Raises as `upscaler` does.
+        """
+        found = built_in(name)
+        if found is not None:
+            return found
+        if not self._folder.upscales_by_diffusion(name):
+            return TiledNetwork(self.upscaler(name), tile=wish.tile, overlap=wish.overlap)
+        told = wish.diffusion
+        asked = Txt2Img(
+            prompt=told.prompt,
+            negative_prompt=told.negative_prompt,
+            checkpoint=name,
+            vae=VAE_OWN,
+            steps=told.steps,
+            # Its latents are as large as the small picture, of which the UNet sees a tile.
+            width=wish.tile * LATENT_PIXELS,
+            height=wish.tile * LATENT_PIXELS,
+        )
+        return DiffusionEnlarger(
+            lambda: self.bench(asked, beside_last=True),
+            lambda bench: make_pass(asked, bench, walk_of(asked)).words(),
+            told,
+            tile=wish.tile,
+            overlap=wish.overlap,
+        )
 
     def face_restorer(self, options: FaceRestoration) -> Callable[[Image.Image], tuple[Image.Image, int]] | None:
         """What restores the faces of an RGB picture, and counts them; None where `options` name no model.

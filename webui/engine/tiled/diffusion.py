@@ -92,7 +92,8 @@ class TiledUNet:
         """As the network's: `sample` (N, channels, h, w) and `states` (N, tokens, width) → (N, 4, h, w), in a tuple."""
         if return_dict:
             raise ValueError("tiles are joined into a tuple")
-        tiles = tiles_of(*sample.shape[2:], self._tile, self._overlap)
+        height, width = sample.shape[2:]
+        tiles = tiles_of(height, width, self._tile, self._overlap)
         if len(tiles) == 1:
             return self._unet(sample, timestep, states, return_dict=False, **conditions)
         joined = _Mean(self._method, sample)
@@ -136,7 +137,8 @@ class _Mean:
         """Joins in `answer` (N, channels, rows, columns) for `tile`."""
         if self._mean is None:
             self._mean = answer.new_zeros(*answer.shape[:2], *self._total.shape, dtype=torch.float32)
-        weights = weights_of(self._method, *answer.shape[2:]).to(answer.device)
+        height, width = answer.shape[2:]
+        weights = weights_of(self._method, height, width).to(answer.device)
         total = tile.of(self._total)
         total += weights
         tile.of(self._mean).lerp_(answer.float(), weights / total)

@@ -135,7 +135,7 @@ class _FileMap(FeatureMap):
     def _write(self, rows: Tensor) -> None:
         try:
             self._file.seek(0, 2)
-            self._file.write(memoryview(rows.view(torch.uint8).numpy()).cast("B"))
+            self._file.write(rows.view(torch.uint8).numpy().data.cast("B"))
         except OSError as error:
             raise DiskFull(
                 f"The picture is worked on in {tempfile.gettempdir()}, where {len(rows) * self._row_bytes:,} bytes"
@@ -145,7 +145,7 @@ class _FileMap(FeatureMap):
     def _read(self, start: int, end: int) -> Tensor:
         rows = torch.empty(end - start, self.channels, self.width, dtype=self.dtype)
         self._file.seek(start * self._row_bytes)
-        self._file.readinto(memoryview(rows.view(torch.uint8).numpy()).cast("B"))  # type: ignore[attr-defined]
+        self._file.readinto(rows.view(torch.uint8).numpy().data.cast("B"))  # type: ignore[attr-defined]
         return rows
 
     def close(self) -> None:

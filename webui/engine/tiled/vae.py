@@ -92,7 +92,8 @@ class _Streamed:
 
     def fed(self, tensor: Tensor) -> FeatureMap:
         """(1, channels, h, w) as a map."""
-        made = self._scratch.make(*tensor.shape[1:], self._dtype)
+        channels, height, width = tensor.shape[1:]
+        made = self._scratch.make(channels, height, width, self._dtype)
         made.append(tensor.to(self._dtype))
         return made
 
@@ -154,14 +155,14 @@ class _Streamed:
         A convolution pads what it is given on all sides; at a strip's inner edges that falls on rows of the halo, which
         are cut away, and at the picture's own edges it is what it should be.
         """
-        wraps = self._wraps if wraps is None else wraps
+        wrapped = self._wraps if wraps is None else wraps
         row_elements = max(made.channels * made.width, x.channels * x.width * down // up)
         rows = max(1, self._elements // row_elements // up) * up
         for start in range(0, made.height, rows):
             end = min(start + rows, made.height)
             first, last = start * down // up, end * down // up
-            strip = change(x.around(first, last, halo, self._device, wraps=wraps))
-            above = halo[0] if wraps else min(halo[0], first)
+            strip = change(x.around(first, last, halo, self._device, wraps=wrapped))
+            above = halo[0] if wrapped else min(halo[0], first)
             yield start, end, strip[:, :, above * up : above * up + end - start]
 
     def _normed(self, x: FeatureMap, norm: Any, activation: Any, convolution: Any) -> _Change:

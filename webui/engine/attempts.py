@@ -12,6 +12,7 @@ from contextlib import closing
 
 from webui.core.errors import OutOfMemory, Overflow
 from webui.core.events import Event, ImageReady, Notice, Started, Step
+from webui.core.hires import largest_size
 from webui.core.requests import DiffusionRequest
 from webui.engine.ladder import Economy, Rung
 from webui.engine.phases import Phases
@@ -70,7 +71,7 @@ def persevere(
 
 def _too_large(request: DiffusionRequest) -> str:
     return (
-        f"Memory ran out at {request.size} with batch size {request.batch_size}, whatever was tried;"
+        f"Memory ran out at {largest_size(request)} with batch size {request.batch_size}, whatever was tried;"
         " choose a smaller size or batch, or close other programs."
     )
 

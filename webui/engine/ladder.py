@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
+from webui.core.hires import largest_size
 from webui.core.requests import DiffusionRequest
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def offered(request: DiffusionRequest, *, offload: bool, pipeline: bool = False)
 
 def size_class(request: DiffusionRequest) -> int:
     """Requests of one class need about the same memory: the pixels of a batch, to the next power of two."""
-    return (request.width * request.height * request.batch_size - 1).bit_length()
+    return (largest_size(request).area * request.batch_size - 1).bit_length()
 
 
 class Remembered:
@@ -108,7 +109,7 @@ class Remembered:
         lasting = economy.lasting()
         if lasting.rungs and self.of(checkpoint, request) != lasting:
             self._known[checkpoint, size_class(request)] = lasting
-            logger.info("Remembered for %s: %s", request.size, ", ".join(_in_order(lasting)))
+            logger.info("Remembered for %s: %s", largest_size(request), ", ".join(_in_order(lasting)))
 
 
 def _in_order(economy: Economy) -> list[str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from webui.checkpoints.hash import ModelHashes
 from webui.core.errors import AtelierError, OutOfMemory, ResourceError
 from webui.core.events import Event
+from webui.core.hires import largest_size
 from webui.core.ports import Control, EngineStatus
 from webui.core.requests import DiffusionRequest, Img2Img, Request, Txt2Img, Upscale
 from webui.engine.ladder import NOTHING_SAVED, Economy, Remembered, offered
@@ -202,6 +203,6 @@ class EngineManager:
                 " choose a smaller tile or a smaller scale."
             )
         return OutOfMemory(
-            f"Memory ran out at {request.size} with batch size {request.batch_size};"
+            f"Memory ran out at {largest_size(request)} with batch size {request.batch_size};"
             " choose a smaller size or batch, or close other programs."
         )

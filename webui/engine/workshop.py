@@ -519,7 +519,7 @@ class Workshop:
     def _choose(
         self, sizes: frozenset[int], dtypes: tuple[torch.dtype, ...], request: DiffusionRequest, wish: str
     ) -> AttentionChoice:
-        length = request.size.area // LATENT_PIXELS**2
+        length = largest_size(request).area // LATENT_PIXELS**2
         return self._attention.select(self.device, dtypes, sizes, length=length, override=wish)
 
     def _choose_for_vae(self, sizes: frozenset[int], request: DiffusionRequest, wish: str) -> AttentionChoice:

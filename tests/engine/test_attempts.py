@@ -168,7 +168,7 @@ def test_a_network_that_overflows_is_loaded_in_a_wider_precision(folder, monkeyp
     monkeypatch.setattr("webui.engine.workshop.choose_dtype", lambda _: torch.float16)
     engine = EngineManager(folder, Settings)
     engine.warm_up()
-    dtypes = []
+    dtypes, request = [], dataclasses.replace(REQUEST, steps=1)
 
     def overflow(unet, _inputs, output):
         dtypes.append(unet.dtype)
@@ -178,10 +178,10 @@ def test_a_network_that_overflows_is_loaded_in_a_wider_precision(folder, monkeyp
         lambda module, *given: overflow(module, *given) if type(module).__name__ == "UNet2DConditionModel" else None
     )
     try:
-        events = run(engine)
+        events = run(engine, request)
         assert notices(events) == ["The model overflowed in half precision; the picture is tried again in float32."]
         assert set(dtypes) == {torch.float16, torch.float32}
-        assert notices(run(engine)) == []
+        assert notices(run(engine, request)) == []
     finally:
         handle.remove()
 

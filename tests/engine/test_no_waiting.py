@@ -6,6 +6,7 @@ torch itself can be told to fail at such a wait.
 
 import pytest
 import torch
+from torch import nn
 
 from webui.core.requests import Guidance, SamplerOptions, ScheduleOptions
 from webui.engine.conditioning.words import Conditioning, PromptPlan, Until
@@ -23,6 +24,17 @@ MEASURES = {"DPM adaptive"}
 def unet(diffusers, tiny):
     with torch.device("meta"):
         return diffusers.UNet2DConditionModel.from_config(tiny.unet.config).eval().requires_grad_(False)
+
+
+class Network(nn.Module):
+    """Small enough for a walk of every sampler."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(4, 4, 1, device=META).requires_grad_(False)
+
+    def forward(self, x, timestep, states, *, return_dict):
+        return (self.layer(x) * timestep[0] + states.mean((1, 2))[:, None, None, None],)
 
 
 def walk(name, unet, device, alphas_cumprod, *, split=False, **guidance):
@@ -52,8 +64,8 @@ def walk(name, unet, device, alphas_cumprod, *, split=False, **guidance):
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - MEASURES))
-def test_no_sampler_waits_for_the_device(name, unet, alphas_cumprod):
-    assert walk(name, unet, META, alphas_cumprod) >= 2
+def test_no_sampler_waits_for_the_device(name, alphas_cumprod):
+    assert walk(name, Network(), META, alphas_cumprod) >= 2
 
 
 @pytest.mark.parametrize("options", [{"split": True}, {"rescale": 0.7}, {"skip_early": 0.5}], ids=str)
@@ -61,9 +73,9 @@ def test_no_way_of_guiding_waits_for_the_device(options, unet, alphas_cumprod):
     assert walk("Euler", unet, META, alphas_cumprod, **options) == 4
 
 
-def test_the_check_would_see_it(unet, alphas_cumprod):
+def test_the_check_would_see_it(alphas_cumprod):
     with pytest.raises((RuntimeError, NotImplementedError)):
-        walk("DPM adaptive", unet, META, alphas_cumprod)
+        walk("DPM adaptive", Network(), META, alphas_cumprod)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card")

@@ -76,8 +76,8 @@ def test_the_blurred_mask_covers_the_border_whole_and_the_picture_stays(area, bl
     made = prepared.paste(Image.new("RGB", prepared.image.size, (1, 2, 3)))
     size = grown_size(Size(72, 56), outpaint)
     assert made.size == (size.width, size.height) == (96, 72)
-    assert set(made.crop((72, 0, 96, 72)).get_flattened_data()) == {(1, 2, 3)}
-    assert set(made.crop((0, 0, 96, 16)).get_flattened_data()) == {(1, 2, 3)}
+    assert (np.asarray(made)[:, 72:] == (1, 2, 3)).all()
+    assert (np.asarray(made)[:16] == (1, 2, 3)).all()
     kept = np.asarray(prepared.blurred)[16:, :72] == 0
     assert kept.any() == (blur < 30)
     assert np.array_equal(np.asarray(made)[16:, :72][kept], np.asarray(PICTURE)[kept])

@@ -80,7 +80,7 @@ def inpainting(**more: object) -> Inpaint:
         "prompt": "a yellow circle on a blue background", "init_image": png(START), "mask": png(MASK), "mask_blur": 2,
         "denoising_strength": 1.0,
     }  # fmt: skip
-    return Inpaint(**values(**(base | more)))  # pyright: ignore[reportArgumentType]  # fields by name
+    return Inpaint(**values(**(base | more)))
 
 
 def distance(one: Image.Image, other: Image.Image) -> float:
@@ -98,9 +98,9 @@ def nearest(found: np.ndarray) -> str:
 
 def test_strength_goes_from_the_picture_to_an_unrelated_one(make: Make) -> None:
     words = "a green square on a yellow background"
-    unrelated = make(Txt2Img(**values(prompt=words)))  # pyright: ignore[reportArgumentType]  # fields by name
+    unrelated = make(Txt2Img(**values(prompt=words)))
     made = [
-        make(Img2Img(**values(prompt=words, init_image=png(START), denoising_strength=strength)))  # pyright: ignore[reportArgumentType]  # fields by name
+        make(Img2Img(**values(prompt=words, init_image=png(START), denoising_strength=strength)))
         for strength in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     far = distance(unrelated, START)

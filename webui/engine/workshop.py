@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from PIL import Image
 
 from webui.checkpoints.families.diffusers_folder import DIFFUSERS
 from webui.checkpoints.hash import ModelHashes
@@ -28,7 +27,7 @@ from webui.core.hires import largest_size, second_pass
 from webui.core.requests import DiffusionRequest, FaceRestoration, Txt2Img, Upscale
 from webui.engine.bench import VAE_TILE, Bench
 from webui.engine.conditioning import PromptCache
-from webui.engine.faces import FaceDetector, FaceNetwork, load_face_detector, load_face_network, restore_faces
+from webui.engine.faces import FaceDetector, FaceNetwork, FaceRestorer, load_face_detector, load_face_network
 from webui.engine.faces.mtcnn import WEIGHTS as FACE_DETECTOR
 from webui.engine.img2img import walk_of
 from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
@@ -317,7 +316,7 @@ class Workshop:
             overlap=wish.overlap,
         )
 
-    def face_restorer(self, options: FaceRestoration) -> Callable[[Image.Image], tuple[Image.Image, int]] | None:
+    def face_restorer(self, options: FaceRestoration) -> FaceRestorer | None:
         """What restores the faces of an RGB picture, and counts them; None where `options` name no model.
 
         Raises `ModelNotFound` or `UnsupportedModel`.
@@ -329,7 +328,7 @@ class Workshop:
             FaceNetwork, path, lambda: load_face_network(path, self.device, conversions=self._folder.conversions)
         )
         detector = self._network(FaceDetector, FACE_DETECTOR, lambda: load_face_detector(self.device))
-        return lambda image: restore_faces(image, network, detector, options)
+        return FaceRestorer(network, detector, options)
 
     def word_masker(self, folder: Path) -> WordMasker:
         """The network in `folder` that makes masks from words; raises `UnsupportedModel`."""

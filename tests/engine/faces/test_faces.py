@@ -46,7 +46,7 @@ class Found:
 
 
 def network(change=lambda x: x):
-    return FaceNetwork(name="restorer", network=Restorer(change), device=CPU, weight_bytes=0)
+    return FaceNetwork(name="restorer", kind="CodeFormer", network=Restorer(change), device=CPU, weight_bytes=0)
 
 
 def smooth_picture(width, height, seed=0):

@@ -130,16 +130,23 @@ def test_an_opaque_picture_with_alpha_keeps_its_colours(run, png, smooth_picture
     assert made.convert("RGB").tobytes() == image_of(run(image=png(without))).tobytes()
 
 
+class Painter:
+    """Takes every picture for a face, and paints it red."""
+
+    def __init__(self, kind, faces=1):
+        self.kind = kind
+        self.faces = faces
+        self.seen = []
+
+    def __call__(self, image):
+        self.seen.append(image.size)
+        return Image.new("RGB", image.size, "red"), self.faces
+
+
 @pytest.mark.parametrize("faces", [0, 2])
 def test_faces_are_restored_last_and_none_is_told(run, faces):
-    seen = []
-
-    def restore(image):
-        seen.append(image.size)
-        return Image.new("RGB", image.size, "red"), faces
-
-    events = run(faces=FaceRestoration(model="face"), restore=restore)
-    assert seen == [(180, 140)]
+    events = run(faces=FaceRestoration(model="face"), restore=(restorer := Painter("GFPGAN", faces)))
+    assert restorer.seen == [(180, 140)]
     assert image_of(events).getpixel((3, 3)) == (255, 0, 0)
     assert sum(isinstance(event, Step) for event in events) == events[0].total_steps
     notices = [event.text for event in events if isinstance(event, Notice)]
@@ -171,8 +178,23 @@ def test_a_picture_keeps_what_it_said(run, png, smooth_picture):
     ],
 )
 def test_what_was_done_is_said_in_a1111s_pairs(run, values, pairs):
-    said = parse_infotext("x\nSteps: 1, Seed: 1, " + text_of(run(upscaler="Lanczos", **values))).pairs
-    assert {key: text for key, text in said.items() if key not in ("Steps", "Seed", "Postprocess upscaler")} == pairs
+    said = parse_infotext(text_of(run(upscaler="Lanczos", **values)))
+    assert said.prompt == ""
+    assert {key: text for key, text in said.pairs.items() if key not in ("Postprocess upscaler", "Version")} == pairs
+
+
+@pytest.mark.parametrize(
+    ("kind", "pairs"),
+    [
+        ("GFPGAN", "GFPGAN visibility: 0.5"),
+        ("CodeFormer", "CodeFormer visibility: 0.5, CodeFormer weight: 0.25"),
+    ],
+)
+def test_restored_faces_are_said(run, kind, pairs):
+    faces = FaceRestoration(model="face", visibility=0.5, weight=0.25)
+    assert f"Postprocess upscaler: Lanczos, {pairs}, Version" in text_of(
+        run(upscaler="Lanczos", faces=faces, restore=Painter(kind))
+    )
 
 
 def test_skipping_leaves_no_picture(network, smooth_picture, png):

@@ -2,6 +2,6 @@
 
 from webui.engine.faces.detector import FaceDetector, load_face_detector
 from webui.engine.faces.network import FaceNetwork, load_face_network
-from webui.engine.faces.restoration import restore_faces
+from webui.engine.faces.restoration import FaceRestorer, restore_faces
 
-__all__ = ["FaceDetector", "FaceNetwork", "load_face_detector", "load_face_network", "restore_faces"]
+__all__ = ["FaceDetector", "FaceNetwork", "FaceRestorer", "load_face_detector", "load_face_network", "restore_faces"]

@@ -27,9 +27,10 @@ _CODEFORMER_MARK = "idx_pred_layer.1.weight"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaceNetwork:
-    """A loaded restorer on `device`, in float32."""
+    """A loaded restorer on `device`, in float32; `kind` is "GFPGAN" or "CodeFormer"."""
 
     name: str
+    kind: str
     network: nn.Module
     device: torch.device
     weight_bytes: int
@@ -68,7 +69,13 @@ def load_face_network(path: Path, device: torch.device, *, conversions: Path | N
         raise UnsupportedModel(f"The face restorer {path.name} is neither GFPGAN nor CodeFormer.")
     network = found.model
     network.eval().requires_grad_(False)
-    return FaceNetwork(name=path.stem, network=network, device=device, weight_bytes=weight_bytes(network))
+    return FaceNetwork(
+        name=path.stem,
+        kind=found.architecture.id,
+        network=network,
+        device=device,
+        weight_bytes=weight_bytes(network),
+    )
 
 
 def _codeformer(path: Path) -> ArchRegistry:

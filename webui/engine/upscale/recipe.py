@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from PIL import Image
 
@@ -21,6 +22,19 @@ from webui.hardware.memory import free_ram_bytes
 
 # What an enlarged picture takes in main memory: twice its bytes while it is cut to size, and once as the result before.
 _BYTES_PER_PIXEL = 9
+
+
+class Restorer(Protocol):
+    """What restores faces; see `webui.engine.faces`."""
+
+    @property
+    def kind(self) -> str:
+        """GFPGAN or CodeFormer."""
+        ...
+
+    def __call__(self, image: Image.Image) -> tuple[Image.Image, int]:
+        """The RGB picture with its faces restored, and how many they are."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +96,7 @@ def upscale(
     find: Callable[[str], Upscaler],
     *,
     control: Control,
-    restore: Callable[[Image.Image], tuple[Image.Image, int]] | None = None,
+    restore: Restorer | None = None,
 ) -> Iterator[Event]:
     """The events of `request`; one `Step` a tile, and one for faces.
 
@@ -130,7 +144,8 @@ def upscale(
     # 4. The transparency back, and a text that says what was done.
     if alpha is not None:
         image.putalpha(enlarged_alpha(alpha, made[1]).crop(frame.box.corners))
-    yield ImageReady(index=0, image=image, seed=0, infotext=extended(text, request))
+    said = extended(text, request, restorer="" if restore is None else restore.kind)
+    yield ImageReady(index=0, image=image, seed=0, infotext=said)
     yield Finished(seconds=dict(phases.seconds))
 
 

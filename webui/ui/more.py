@@ -333,11 +333,11 @@ _OF_ALL: Mapping[str, tuple[tuple[MoreField, ...], ...]] = {
 HIRES: tuple[tuple[MoreField, ...], ...] = (
     (
         _menu("hires.upscaler", "Upscaler", "hr_upscaler"),
-        _slider("hires.denoising_strength", "Denoising strength", "denoising_strength"),
+        _slider("hires.denoising_strength", "Denoising", "denoising_strength"),
     ),
     (
         _slider("hires.scale", "Upscale by", "hr_scale", limits=catalogue.HIRES_SCALE_RANGE, step=0.05),
-        _slider("hires.steps", "Hires steps (0 = same)", "hires_steps", limits=catalogue.HIRES_STEPS_RANGE, step=1),
+        _slider("hires.steps", "Steps (0 = same)", "hires_steps", limits=catalogue.HIRES_STEPS_RANGE, step=1),
     ),
     (
         _whole("hires.width", "Width (0 = by scale)", "hr_resize_x"),
@@ -347,8 +347,8 @@ HIRES: tuple[tuple[MoreField, ...], ...] = (
         _menu("hires.sampler", "Sampling method", "hr_sampler"),
         _menu("hires.schedule_type", "Schedule type", "hr_scheduler"),
     ),
+    (_menu("hires.checkpoint", "Checkpoint", "hr_checkpoint"),),
     (
-        _menu("hires.checkpoint", "Checkpoint", "hr_checkpoint"),
         _number("hires.cfg_scale", "CFG scale (0 = same)", "hr_cfg"),
         _optional("hires.token_merging", "Token merging", "token_merging_ratio_hr", "same"),
     ),

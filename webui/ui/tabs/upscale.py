@@ -55,19 +55,18 @@ def add_upscale_fields(form: Form, models: ModelCatalogue) -> tuple[gr.Column, g
     """Adds every setting; returns the columns of face restoration and of diffusion upscalers, which may be hidden."""
     names = tuple(models.upscalers())
     form.choice("upscaler", "Upscaler", first_upscaler(names), names, f"{form.tab}_upscaler_1")
-    with gr.Row(elem_classes="fields"):
-        form.slider("scale", "Scale", _DEFAULTS.scale, catalogue.SCALE_RANGE, 0.05)
-        form.fields["crop"] = gr.Checkbox(
-            _DEFAULTS.crop, label="Crop to fit", elem_id=f"{form.tab}_crop", min_width=110
-        )
+    form.slider("scale", "Scale", _DEFAULTS.scale, catalogue.SCALE_RANGE, 0.05)
     with gr.Row(elem_classes="fields"):
         form.number("width", "Width (0 = by scale)", _DEFAULTS.width, step=8)
         form.number("height", "Height (0 = by scale)", _DEFAULTS.height, step=8)
+    form.fields["crop"] = gr.Checkbox(
+        _DEFAULTS.crop, label="Crop to this width and height, else fit into them", elem_id=f"{form.tab}_crop"
+    )
     with gr.Row(elem_classes="fields"):
         form.fields["upscaler_2"] = gr.Dropdown(
             [_NONE, *names], value="", label="Second upscaler", elem_id=f"{form.tab}_upscaler_2", min_width=150
         )
-        form.slider("upscaler_2_visibility", "Its visibility", _DEFAULTS.upscaler_2_visibility, (0, 1), 0.05)
+        form.slider("upscaler_2_visibility", "Visibility", _DEFAULTS.upscaler_2_visibility, (0, 1), 0.05)
     with gr.Row(elem_classes="fields"):
         form.number("tile", "Tile (pixels, 0 = whole)", _DEFAULTS.tile, step=32)
         form.number("overlap", "Tile overlap (pixels)", _DEFAULTS.overlap, step=4)

@@ -127,8 +127,9 @@ def test_without_a_mask_a_picture_can_only_grow():
     unmasked = dataclasses.replace(DRAWN, mask=b"")
     with pytest.raises(InvalidRequest, match="Nothing is masked"):
         with_something_to_change(inpaint_request(INPAINT, unmasked))
-    grown = inpaint_request({**INPAINT, "outpaint.top": 8}, unmasked)
+    grown = inpaint_request({**INPAINT, "outpaint.top": 8, "resize_by": 2}, unmasked)
     assert with_something_to_change(grown).mask == b""
+    assert (grown.width, grown.height) == (208, 144), "twice 104x72, which is what the picture grows to"
 
 
 def test_a_folder_knows_no_one_size_to_resize_by():

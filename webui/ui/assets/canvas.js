@@ -354,13 +354,13 @@
       const [width, height] = [this.document.width + left + right, this.document.height + top + bottom];
       const room = [this.stage.clientWidth - 2 * MARGIN, this.stage.clientHeight - 2 * MARGIN];
       const scale = Math.min(room[0] / width, room[1] / height);
-      if (!(scale > 0)) return;
+      this.isFitted = true;
+      if (!(scale > 0)) return; // in a tab that is not open; it is fitted when that has a size
       this.view = {
         scale,
         x: (this.stage.clientWidth - width * scale) / 2 + left * scale,
         y: (this.stage.clientHeight - height * scale) / 2 + top * scale,
       };
-      this.isFitted = true;
       this.draw();
     }
 
@@ -474,6 +474,9 @@
         if (event.code === "Space") this.root.classList.remove("is-panning");
       });
       document.addEventListener("paste", (event) => this.paste(event));
+      document.addEventListener("visibilitychange", () => {
+        if (document.hidden && this.root.dataset.kept === "no") this.after(() => this.keepDraft());
+      });
       document.addEventListener("click", (event) => {
         if (this.menu && !this.menu.contains(event.target)) this.menu.open = false;
       });
@@ -675,7 +678,7 @@
     return values.map((value, index) => (index === place ? drawn : value));
   };
 
-  const inEights = (length) => Math.max(8, Math.round(length / 8) * 8);
+  const inEights = (length, round = Math.round) => Math.max(8, round(length / 8) * 8);
 
   // The size of the picture as the form takes it; `otherwise` where there is none.
   window.atelier.canvasSize = (id, otherwise) => {
@@ -691,6 +694,9 @@
     const sides = [left, top, right, bottom].map((side, place) => (add ? (Number(side) || 0) + add[place] : 0));
     const picture = canvases.get(id)?.document;
     if (!picture) return [...sides, width, height];
-    return [...sides, inEights(picture.width + sides[0] + sides[2]), inEights(picture.height + sides[1] + sides[3])];
+    // A picture that grows does so to the next multiple of 8, as core/requests.py's grown_size says.
+    const round = sides.some((side) => side > 0) ? Math.ceil : Math.round;
+    const grown = [picture.width + sides[0] + sides[2], picture.height + sides[1] + sides[3]];
+    return [...sides, ...grown.map((length) => inEights(length, round))];
   };
 })();

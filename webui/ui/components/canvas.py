@@ -1,4 +1,4 @@
-"""The canvas on which a picture is drawn on: where it stands in the page, and how its value travels.
+"""The canvas on which one draws over a picture: where it stands in the page, and how its value travels.
 
 The drawing is done by assets/canvas.js. What is drawn stays in the browser until a handler needs it: an event whose
 `js` is `with_canvas` uploads it first, so that nothing drawn in the last moment is missing. The value is a dictionary:

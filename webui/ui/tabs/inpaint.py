@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from webui.core.errors import InvalidRequest
-from webui.core.requests import Inpaint, InpaintArea, MaskedContent, Outpaint
+from webui.core.requests import Inpaint, InpaintArea, MaskedContent, Outpaint, grown_size
 from webui.ui import memory, pictures
 from webui.ui.components.canvas import picture_canvas, take_canvas_size
 from webui.ui.components.folder_batch import add_folder_batch
@@ -66,9 +66,10 @@ def add_outpaint_fields(form: Form) -> list[gr.Button]:
 
 def inpaint_request(values: FormValues, drawn: pictures.Drawn) -> Inpaint:
     """The request that the form and what its canvas holds stand for; raises `InvalidRequest`."""
-    sides = {side: whole(f"Outpaint {side}", values.get(f"outpaint.{side}", 0)) for side in _SIDES}
+    outpaint = Outpaint(**{side: whole(f"Outpaint {side}", values.get(f"outpaint.{side}", 0)) for side in _SIDES})
+    size = grown_size(drawn.size, outpaint) if outpaint.grows else drawn.size
     return Inpaint(
-        **start_fields("inpaint", values, drawn.size),
+        **start_fields("inpaint", values, size),
         init_image=drawn.picture,
         mask=drawn.mask,
         mask_blur=whole("Mask blur", values.get("mask_blur")),
@@ -76,7 +77,7 @@ def inpaint_request(values: FormValues, drawn: pictures.Drawn) -> Inpaint:
         mask_inverted=values.get("mask_inverted") is True,
         area=InpaintArea(choice("Inpaint area", InpaintArea, values.get("area"))),
         masked_content=MaskedContent(choice("Masked content", MaskedContent, values.get("masked_content"))),
-        outpaint=Outpaint(**sides),
+        outpaint=outpaint,
     )
 
 
@@ -147,7 +148,7 @@ def build_inpaint(page: gr.Blocks, services: Services, header: Header) -> Studio
 
 
 def _wire_outpaint(form: Form, canvas: gr.HTML, buttons: list[gr.Button]) -> None:
-    """The canvas shows how far the picture grows; a button's growth brings width and height along."""
+    """The canvas shows how far the picture grows, and width and height follow; `buttons` are the sides', and none's."""
     sides = [form.fields[f"outpaint.{side}"] for side in _SIDES]
     size = [form.fields["width"], form.fields["height"]]
     element = json.dumps(canvas.elem_id)
@@ -158,12 +159,19 @@ def _wire_outpaint(form: Form, canvas: gr.HTML, buttons: list[gr.Button]) -> Non
         js=f"(...growth) => {{ window.atelier.growCanvas({element}, growth); }}",
         show_progress="hidden",
     )
-    for place, button in enumerate(buttons):
-        add = [_QUICK_GROWTH * (place == index) for index in range(len(sides))] if place < len(sides) else None
-        button.click(
+
+    def follow(trigger: Any, add: list[int] | None, outputs: list[Any]) -> None:
+        kept = len(sides) + len(size) - len(outputs)
+        trigger(
             fn=None,
             inputs=[*sides, *size],
-            outputs=[*sides, *size],
-            js=f"(...values) => window.atelier.outpaintBy({element}, {json.dumps(add)}, values)",
+            outputs=outputs,
+            js=f"(...values) => window.atelier.outpaintBy({element}, {json.dumps(add)}, values).slice({kept})",
             show_progress="hidden",
         )
+
+    for place, button in enumerate(buttons):
+        add = [_QUICK_GROWTH * (place == index) for index in range(len(sides))] if place < len(sides) else None
+        follow(button.click, add, [*sides, *size])
+    for side in sides:
+        follow(side.input, [0] * len(sides), size)  # pyright: ignore[reportAttributeAccessIssue] # as above

@@ -35,7 +35,7 @@ class Choice:
 
 def installed_versions(driver: Path = _DRIVER) -> dict[str, str]:
     """What a choice depends on: torch, what it was built for, the driver's first line, and the kernel libraries."""
-    versions = {"torch": torch.__version__}
+    versions = {"torch": str(torch.__version__)}
     for library in _LIBRARIES:
         try:
             versions[library] = metadata.version(library)

@@ -98,7 +98,9 @@ def test_a_picture_goes_through_img2img_inpaint_and_upscale(page):
 
 def draw_mask(page) -> None:
     expect(page.locator("#inpaint_image .canvas")).to_have_attribute("data-state", "drawing")
-    box = page.locator("#inpaint_image .canvas-surface").bounding_box()
+    surface = page.locator("#inpaint_image .canvas-surface")
+    surface.scroll_into_view_if_needed()
+    box = surface.bounding_box()
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(*middle)
     page.mouse.down()

@@ -92,7 +92,7 @@ def make_canvas(
     wants something else to start from.
     """
     if isinstance(request, Txt2Img):
-        return Canvas(beside=_on(device, beside_latents(checkpoint, request.size)))
+        return Canvas(beside=_on(device, beside_latents(checkpoint, request.size, tile=tile)))
     if isinstance(request, Img2Img):
         return _img2img_canvas(request, checkpoint, device, tile)
     return _inpaint_canvas(request, checkpoint, device, tile)
@@ -105,7 +105,7 @@ def _on(device: torch.device, beside: Tensor | None) -> Tensor | None:
 def _img2img_canvas(request: Img2Img, checkpoint: LoadedCheckpoint, device: torch.device, tile: int | None) -> Canvas:
     picture = flattened(read_image(request.init_image, "picture to start from"), request.start.background)
     image = fit(picture, request.size, request.resize_mode)
-    beside = beside_latents(checkpoint, request.size, pixels=to_pixels(image))
+    beside = beside_latents(checkpoint, request.size, pixels=to_pixels(image), tile=tile)
     pixels = to_pixels(_to_encode(request, picture, image))
     correct = _correction(request.start, pixels)
     return Canvas(
@@ -125,6 +125,7 @@ def _inpaint_canvas(request: Inpaint, checkpoint: LoadedCheckpoint, device: torc
         mask=prepared.mask,
         hidden=request.conditional_mask_weight,
         soft=request.soft.enabled,
+        tile=tile,
     )
     pixels = to_pixels(_to_encode(request, prepared.source, prepared.image))
     if request.masked_content is MaskedContent.FILL:

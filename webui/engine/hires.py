@@ -150,7 +150,7 @@ class TwoPasses:
         """What the second pass's UNet takes beside the latents; for an edit model, the picture that is enlarged."""
         if bench.checkpoint.input == "edit":
             return latents / bench.checkpoint.scaling_factor
-        beside = beside_latents(bench.checkpoint, self._sizes.target)
+        beside = beside_latents(bench.checkpoint, self._sizes.target, tile=bench.vae_tile)
         return None if beside is None else beside.to(bench.device)
 
 

@@ -35,13 +35,14 @@ def beside_latents(
     mask: Image.Image | None = None,
     hidden: float = 1.0,
     soft: bool = False,
+    tile: int | None = None,
 ) -> Tensor | None:
     """What `checkpoint`'s UNet takes beside the latents, (1, channels, h/8, w/8); None where it takes nothing.
 
     `pixels` (1, 3, h, w), -1…1, is the picture of `size` that the request starts from, None where there is none;
     `mask` (L, 255 = remake) what of it is remade, None for all of it; `hidden` is the share of what lies under it that
-    inpainting models do not get to see, and with `soft` they see the mask's greys. Raises `UserError` for a model that
-    wants something else.
+    inpainting models do not get to see, and with `soft` they see the mask's greys. `tile` is `encode`'s. Raises
+    `UserError` for a model that wants something else.
     """
     if checkpoint.input == "latents":
         return None
@@ -50,41 +51,34 @@ def beside_latents(
             f"The checkpoint {checkpoint.info.name!r} {_CANNOT[checkpoint.input]}; choose another checkpoint."
         )
     if checkpoint.input == "edit":
-        return _picture_to_edit(checkpoint, size, pixels)
-    return _masked_picture(checkpoint, size, pixels, mask, hidden, soft)
+        return _picture_to_edit(checkpoint, size, pixels, tile)
+    if pixels is None or mask is None:
+        # Everything is remade, and no picture shows through.
+        cover = torch.ones(1, 1, size.height, size.width)
+        return _masked_picture(checkpoint, torch.zeros(1, 3, size.height, size.width), cover, tile)
+    grey = torch.from_numpy(np.array(mask))[None, None]
+    cover = grey / 255 if soft else (grey >= _HALF).float()
+    return _masked_picture(checkpoint, pixels * (1 - hidden * cover), cover, tile)
 
 
-def _picture_to_edit(checkpoint: LoadedCheckpoint, size: Size, pixels: Tensor | None) -> Tensor:
+def _picture_to_edit(checkpoint: LoadedCheckpoint, size: Size, pixels: Tensor | None, tile: int | None) -> Tensor:
     """The picture's latents without the scaling factor, as instruct-pix2pix was trained (Brooks et al. 2022, arXiv
     2211.09800, and its ddpm_edit.py); zeros stand for no picture, which it was trained with as well.
     """
     if pixels is None:
         return torch.zeros(1, checkpoint.vae.config["latent_channels"], *_latent(size))
-    return encode(checkpoint.vae, pixels, 1.0)
+    return encode(checkpoint.vae, pixels, 1.0, tile=tile)
 
 
-def _masked_picture(
-    checkpoint: LoadedCheckpoint,
-    size: Size,
-    pixels: Tensor | None,
-    mask: Image.Image | None,
-    hidden: float,
-    soft: bool,
-) -> Tensor:
-    """The mask, then the latents of the picture with grey under it: what CompVis' inpainting model was trained with.
+def _masked_picture(checkpoint: LoadedCheckpoint, seen: Tensor, cover: Tensor, tile: int | None) -> Tensor:
+    """The mask `cover` (1, 1, h, w), then the latents of the picture `seen`, in which grey stands for what is hidden.
 
-    Without a mask everything is remade, and no picture shows through. With less than all of it hidden, the picture
-    shows through the grey (A1111's conditional mask weight).
+    That is what CompVis' inpainting model was trained with. Less than all hidden, so that the picture shows through
+    the grey, is A1111's conditional mask weight.
     """
-    if pixels is None or mask is None:
-        cover = torch.ones(1, 1, size.height, size.width)
-        seen = torch.zeros(1, 3, size.height, size.width)
-    else:
-        grey = torch.from_numpy(np.array(mask))[None, None]
-        cover = grey / 255 if soft else (grey >= _HALF).float()
-        seen = pixels * (1 - hidden * cover)
-    latents = encode(checkpoint.vae, seen, checkpoint.scaling_factor)
-    return torch.cat([F.interpolate(cover, _latent(size), mode="nearest").to(latents.device), latents], dim=1)
+    latents = encode(checkpoint.vae, seen, checkpoint.scaling_factor, tile=tile)
+    small = F.interpolate(cover, tuple(side // _LATENT_PIXELS for side in cover.shape[-2:]), mode="nearest")
+    return torch.cat([small.to(latents.device), latents], dim=1)
 
 
 def _latent(size: Size) -> tuple[int, int]:

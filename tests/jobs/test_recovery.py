@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from webui.core.errors import UserError
-from webui.core.requests import Txt2Img, Upscale
+from webui.core.requests import Img2Img, Loopback, Txt2Img, Upscale
 from webui.jobs.recovery import MOST_CRASHES
 from webui.jobs.runner import first_batch
 from webui.jobs.store import JobStore
@@ -34,6 +34,12 @@ def test_first_batch(size, stored, start):
 
 def test_an_upscale_has_one_batch():
     assert first_batch(Upscale(image=b"png"), frozenset([0])) == 1
+
+
+def test_a_batch_of_loopback_is_whole_with_all_its_loops():
+    request = Img2Img(init_image=b"png", batch_count=3, loopback=Loopback(loops=4))
+    assert request.total_images == 12
+    assert [first_batch(request, frozenset(range(stored))) for stored in (0, 3, 4, 7, 8)] == [0, 0, 1, 1, 2]
 
 
 def test_a_crashed_job_goes_on_before_the_others_after_what_is_stored(store, files, make_jobs, engine, wait_for_end):

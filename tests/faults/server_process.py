@@ -1,7 +1,7 @@
 """A small server for test_kill.py to kill: the real queue, files and database with an engine that needs no torch.
 
 Arguments: the folder to work in, how many jobs to submit, and options as NAME=VALUE. It says on its output what it has
-done, one word or two a line: "submitted ID", "started", "stored" (a picture is listed), "done" (the queue is empty).
+done, one word or two a line: "submitted ID", "started", "stored" (a batch is listed), "done" (the queue is empty).
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ class SlowPainter:
                 image = Image.effect_noise((request.width, request.height), 50).convert("RGB")
                 seed = request.seed + place
                 yield ImageReady(index=place, image=image, seed=seed, infotext=f"{request.prompt}, seed {seed}")
-                say("stored")  # the worker asks for the next event when it has listed this picture
+                # The worker asks for the next event when it has listed this picture. Of a batch that was cut short the
+                # first may have been there already; the last is always new.
+                if place % request.batch_size == request.batch_size - 1:
+                    say("stored")
         yield Finished(seconds={})
 
 

@@ -19,12 +19,11 @@ from PIL import Image
 
 from tools.upscalers.pictures import pictures
 from webui.checkpoints.packaged import PackagedUpscaler
-from webui.engine.upscale import load_upscaler
+from webui.core.geometry import Size
+from webui.engine.upscale import TiledNetwork, enlarge, load_upscaler
 
 SCALE = 4
 REFERENCES = Path(__file__).resolve().parents[2] / "tests" / "golden" / "upscalers"
-# The package's program mirrors so many pixels at the edges of a picture, and cuts off what becomes of them.
-BORDER = 10
 
 
 def make(archive: Path, upscalers: tuple[PackagedUpscaler, ...], folder: Path = REFERENCES) -> list[Path]:
@@ -58,15 +57,10 @@ def reference(upscaler: str, picture: str, folder: Path = REFERENCES) -> Path:
     return folder / f"{upscaler}-{picture}.png"
 
 
-@torch.inference_mode()
 def ours(file: Path, picture: Image.Image) -> Image.Image:
-    """`picture` enlarged by our network in `file`, its edges mirrored first as the package's program does."""
-    network = load_upscaler(file, torch.device("cpu"))
-    pixels = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1)[None] / 255
-    padded = torch.nn.functional.pad(pixels, (BORDER,) * 4, mode="reflect")
-    cut = slice(BORDER * network.scale, -BORDER * network.scale)
-    made = network.run(padded)[0, :, cut, cut]
-    return Image.fromarray(made.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy())
+    """`picture` enlarged as Atelier does it, by the network in `file`."""
+    upscaler = TiledNetwork(load_upscaler(file, torch.device("cpu")), tile=0, overlap=0)
+    return enlarge(picture, Size(picture.width * SCALE, picture.height * SCALE), upscaler, say=print)
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:

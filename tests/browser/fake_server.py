@@ -64,9 +64,6 @@ class FakeCatalogue:
 class FakeMasker:
     """Masks the left half for any words but "nothing", for which there is no model, and a disc as the foreground."""
 
-    def names(self) -> tuple[str, ...]:
-        return ("fake",)
-
     def by_prompt(self, image: Image.Image, words: str) -> Image.Image:
         if words == "nothing":
             raise ModelNotFound("Masking by words needs a CLIPSeg model; put the folder of one into models/masking.")

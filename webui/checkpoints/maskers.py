@@ -30,37 +30,27 @@ class MaskerFolder:
         self._by_words = Recognised(_is_clipseg)
         self._foreground = Recognised(_is_u2net)
 
-    def names(self) -> tuple[str, ...]:
-        """All of them: those that go by words first."""
-        return (*self._word_folders(), *self._foreground_files())
-
     def for_words(self) -> Path:
         """The CLIPSeg folder to use; raises `ModelNotFound`."""
-        folder = next(iter(self._word_folders().values()), None)
-        if folder is None:
+        configs = ((path.parent.name, path) for path in files_below(self._folder) if path.name == _CONFIG)
+        config = next(iter(self._by_words.among(configs).values()), None)
+        if config is None:
             raise ModelNotFound(
                 "Masking by words needs a CLIPSeg model; put the folder of one, such as CIDAS/clipseg-rd64-refined with"
                 f" config.json and model.safetensors, into {self._folder}."
             )
-        return folder
+        return config.parent
 
     def for_foreground(self) -> Path:
         """The U²-Net file to use; raises `ModelNotFound`."""
-        file = next(iter(self._foreground_files().values()), None)
+        files = ((path.stem, path) for path in files_below(self._folder) if path.suffix.lower() in _SUFFIXES)
+        file = next(iter(self._foreground.among(files).values()), None)
         if file is None:
             raise ModelNotFound(
                 f"Telling foreground from background needs a U²-Net model; put u2net.pth or u2netp.pth into"
                 f" {self._folder}."
             )
         return file
-
-    def _word_folders(self) -> dict[str, Path]:
-        configs = ((path.parent.name, path) for path in files_below(self._folder) if path.name == _CONFIG)
-        return {name: path.parent for name, path in self._by_words.among(configs).items()}
-
-    def _foreground_files(self) -> dict[str, Path]:
-        files = ((path.stem, path) for path in files_below(self._folder) if path.suffix.lower() in _SUFFIXES)
-        return self._foreground.among(files)
 
 
 def _is_clipseg(config: Path) -> bool:

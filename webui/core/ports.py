@@ -141,10 +141,6 @@ class Masker(Protocol):
     the engine stays at work on a request.
     """
 
-    def names(self) -> Sequence[str]:
-        """The models that there are for either."""
-        ...
-
     def by_prompt(self, image: Image.Image, words: str) -> Image.Image:
         """Black and white: what `words` name, several things parted by commas; raises `InvalidRequest` for none."""
         ...

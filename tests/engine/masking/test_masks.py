@@ -104,7 +104,6 @@ def masker_of(models):
 
 def test_both_kinds_of_masks_come_offline_and_in_the_size_of_the_picture(models, picture):
     _, masker = masker_of(models)
-    assert masker.names() == ("clipseg-tiny", "u2net-tiny")
     words = masker.by_prompt(picture, "a hat, , a scarf")
     front = masker.foreground(picture.convert("RGBA"))
     for mask in (words, front):
@@ -134,7 +133,6 @@ def test_words_become_the_tokens_that_transformers_gives_clipseg(clipseg, pictur
 
 def test_without_models_a_sentence_says_what_to_put_where(tmp_path, picture):
     _, masker = masker_of(tmp_path)
-    assert masker.names() == ()
     with pytest.raises(ModelNotFound, match=rf"CLIPSeg model; put the folder of one.* into {tmp_path}/masking\."):
         masker.by_prompt(picture, "a hat")
     with pytest.raises(ModelNotFound, match=rf"u2net\.pth or u2netp\.pth into {tmp_path}/masking\."):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,6 @@ class EngineMasker:
     def __init__(self, folder: CheckpointFolder, borrow: Callable[[], AbstractContextManager[Workshop]]) -> None:
         self._folder = folder
         self._borrow = borrow
-
-    def names(self) -> Sequence[str]:
-        """The models that there are for either kind of mask."""
-        return self._folder.maskers.names()
 
     def by_prompt(self, image: Image.Image, words: str) -> Image.Image:
         """Black and white: what `words` name in `image`; see the port."""

@@ -84,7 +84,7 @@ def test_masks_are_found_by_words_or_it_is_told_what_is_missing(page, picture):
     page.get_by_role("tab", name="Inpaint", exact=True).click()
     page.set_input_files("#inpaint_image input[type=file] >> nth=0", picture)
     expect(canvas(page, "inpaint")).to_have_attribute("data-state", "drawing")
-    page.get_by_text("Find the mask by words, or the background").click()
+    page.get_by_text("Find the mask", exact=True).click()
     words = page.locator("#inpaint_mask_words :is(input, textarea)")
     words.fill("nothing")
     page.click("#inpaint_mask_by_words")

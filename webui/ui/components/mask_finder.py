@@ -22,7 +22,7 @@ from webui.ui.toasts import guarded
 def add_mask_finder(services: Services, canvas: gr.HTML) -> None:
     """Adds the fields and buttons where it is called, and connects them with `canvas`."""
     masker = services.masker
-    with gr.Accordion("Find the mask by words, or the background", open=False, elem_classes="more"):
+    with gr.Accordion("Find the mask", open=False, elem_classes="more"):
         with gr.Row(elem_classes="fields"):
             words = gr.Textbox(
                 label="What to mask, parted by commas",

@@ -8,6 +8,7 @@ chance, since another kernel changes a picture's last bits. What was chosen is r
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -151,7 +152,8 @@ class AttentionSelector:
         if len(working) > 1:
             for name, attend in working.items():
                 try:
-                    seconds[name] = time_backend(attend, conditions, self._clock)
+                    first = next(iter(seconds.values()), math.inf)  # what is slower than it is not chosen anyway
+                    seconds[name] = time_backend(attend, conditions, self._clock, enough_s=first)
                 except Exception as problem:  # it may want more memory than there is, at this length
                     refused[name] = f"it fails at length {conditions.length} with {type(problem).__name__}"
         name = _fastest(seconds, device) if seconds else next(iter(working))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ TOLERANCES: Mapping[torch.dtype, float] = MappingProxyType(
 )
 _TRIED_HEADS, _TRIED_QUERIES, _TRIED_KEYS = 4, 256, 77  # a UNet's cross attention at 16 × 16 latent pixels
 _TIMED_BATCH, _TIMED_CHANNELS = 2, 640
-_CPU_CHANNELS = 128
+_CPU_CHANNELS, _CPU_HEADS = 128, 8
 _RUNS, _CALLS_A_RUN = 3, 8
 
 
@@ -63,23 +64,31 @@ def try_backend(backend: Backend, conditions: Conditions) -> Trial:
     return Trial(attend=attend)
 
 
-def time_backend(attend: AttentionFunction, conditions: Conditions, clock: Clock = time.perf_counter) -> float:
+def time_backend(
+    attend: AttentionFunction,
+    conditions: Conditions,
+    clock: Clock = time.perf_counter,
+    *,
+    enough_s: float = math.inf,
+) -> float:
     """Seconds that a call takes under `conditions`, summed over the head sizes, in the first of the dtypes.
 
-    The best of some runs: what others do on the machine only ever adds. The first call of all is not counted.
+    The best of some runs: what others do on the machine only ever adds. After a run that takes more than `enough_s` no
+    other follows. On a GPU a first call is not counted.
     """
-    return sum(_time(attend, conditions, size, clock) for size in conditions.head_sizes)
+    return sum(_time(attend, conditions, size, clock, enough_s) for size in conditions.head_sizes)
 
 
 @torch.no_grad()
-def _time(attend: AttentionFunction, conditions: Conditions, size: int, clock: Clock) -> float:
+def _time(attend: AttentionFunction, conditions: Conditions, size: int, clock: Clock, enough_s: float) -> float:
     device = conditions.device
     on_cpu = device.type == "cpu"
-    heads = max(1, (_CPU_CHANNELS if on_cpu else _TIMED_CHANNELS) // size)
+    heads = max(1, min(_CPU_HEADS, _CPU_CHANNELS // size) if on_cpu else _TIMED_CHANNELS // size)
     shape = (_TIMED_BATCH, heads, conditions.length, size)
     query, key, value = torch.ones(3, *shape, dtype=conditions.dtypes[0], device=device).unbind(0)
     calls = 1 if on_cpu else _CALLS_A_RUN
-    attend(query, key, value)
+    if not on_cpu:
+        attend(query, key, value)
     seconds: list[float] = []
     for _ in range(_RUNS):
         _wait_for(device)
@@ -88,6 +97,8 @@ def _time(attend: AttentionFunction, conditions: Conditions, size: int, clock: C
             attend(query, key, value)
         _wait_for(device)
         seconds.append((clock() - started) / calls)
+        if seconds[-1] > enough_s:
+            break
     return min(seconds)
 
 

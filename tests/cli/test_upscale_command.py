@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from webui.core.requests import FaceRestoration
+from webui.core.requests import DiffusionUpscaler, FaceRestoration
 from webui.gallery.pictures import png_bytes, read_infotext
 
 
@@ -56,13 +56,18 @@ def test_what_fails_is_a_line_and_the_rest_goes_on(command, folder, tmp_path):
 def test_every_flag_reaches_the_request(command, engine, folder, tmp_path):
     flags = "--width 60 --no-crop --upscaler-2 Lanczos --upscaler-2-visibility 0.25 --tile 64 --overlap 8"
     faces = "--face-restorer face --face-visibility 0.5 --codeformer-weight 0.75"
-    code, _, _ = command("upscale", folder / "a.png", "--out", tmp_path / "out", *flags.split(), *faces.split())
+    told = "--prompt fur --negative-prompt blur --steps 9 --cfg-scale 5 --noise-level 30 --seed 4"
+    given = (*flags.split(), *faces.split(), *told.split())
+    code, _, _ = command("upscale", folder / "a.png", "--out", tmp_path / "out", *given)
     request = engine.requests[0]
     assert code == 0
     assert (request.width, request.height, request.crop) == (60, 40, False)  # the side left out follows
     assert (request.upscaler_2, request.upscaler_2_visibility) == ("Lanczos", 0.25)
     assert (request.tile, request.overlap) == (64, 8)
     assert request.faces == FaceRestoration(model="face", visibility=0.5, weight=0.75)
+    assert request.diffusion == DiffusionUpscaler(
+        prompt="fur", negative_prompt="blur", steps=9, cfg_scale=5.0, noise_level=30, seed=4
+    )
 
 
 @pytest.mark.parametrize(

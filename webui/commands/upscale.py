@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from webui.commands.common import add_folders, opened_room
-from webui.core.requests import FaceRestoration, Upscale
+from webui.core.requests import DiffusionUpscaler, FaceRestoration, Upscale
 
 _DEFAULTS = Upscale(image=b"")
 
@@ -32,6 +32,13 @@ def add(commands: Any) -> None:
     what.add_argument("--upscaler-2-visibility", type=float, default=_DEFAULTS.upscaler_2_visibility)
     what.add_argument("--tile", type=int, default=_DEFAULTS.tile, help="in pixels of the picture; 0 takes it whole")
     what.add_argument("--overlap", type=int, default=_DEFAULTS.overlap, help="in pixels of the picture")
+    told = parser.add_argument_group("upscalers that are diffusion models (Stable Diffusion x4 upscaler)")
+    told.add_argument("--prompt", default=_DEFAULTS.diffusion.prompt)
+    told.add_argument("--negative-prompt", default=_DEFAULTS.diffusion.negative_prompt)
+    told.add_argument("--steps", type=int, default=_DEFAULTS.diffusion.steps)
+    told.add_argument("--cfg-scale", type=float, default=_DEFAULTS.diffusion.cfg_scale)
+    told.add_argument("--noise-level", type=int, default=_DEFAULTS.diffusion.noise_level)
+    told.add_argument("--seed", type=int, default=_DEFAULTS.diffusion.seed)
     faces = parser.add_argument_group("face restoration")
     faces.add_argument("--face-restorer", default="", metavar="NAME")
     faces.add_argument("--face-visibility", type=float, default=_DEFAULTS.faces.visibility)
@@ -56,6 +63,14 @@ def run(chosen: argparse.Namespace) -> int:
         overlap=chosen.overlap,
         faces=FaceRestoration(
             model=chosen.face_restorer, visibility=chosen.face_visibility, weight=chosen.codeformer_weight
+        ),
+        diffusion=DiffusionUpscaler(
+            prompt=chosen.prompt,
+            negative_prompt=chosen.negative_prompt,
+            steps=chosen.steps,
+            cfg_scale=chosen.cfg_scale,
+            noise_level=chosen.noise_level,
+            seed=chosen.seed,
         ),
     )
     failed = False

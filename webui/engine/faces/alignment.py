@@ -46,7 +46,7 @@ class Similarity:
 
     def inverse(self) -> Similarity:
         """The way back."""
-        matrix = np.linalg.inv(self.matrix)
+        matrix = np.linalg.inv(self.matrix).astype(np.float64)
         return Similarity(matrix, -matrix @ self.shift)
 
     def __call__(self, points: Numbers) -> Numbers:

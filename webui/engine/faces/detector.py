@@ -73,7 +73,7 @@ class FaceDetector:
             likely, offset = (made.cpu().numpy().astype(np.float64) for made in self.networks.proposing(small))
             rows, columns = np.nonzero(likely >= _SURE_PROPOSING)
             ratio = np.array([pixels.shape[3] / small.shape[3], pixels.shape[2] / small.shape[2]])
-            corners = np.stack((columns, rows), axis=1) * _STRIDE
+            corners = np.stack((columns, rows), axis=1).astype(np.float64) * _STRIDE
             box = np.concatenate((corners * ratio, (corners + _WINDOW) * ratio), axis=1)
             kept = _without_overlaps(box, likely[rows, columns], 0.5)
             scores.append(likely[rows, columns][kept])

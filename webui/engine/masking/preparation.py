@@ -29,7 +29,7 @@ class Preparation:
         """`image` as (1, 3, side, side) float32 on the CPU."""
         small = flattened(image).resize((self.side, self.side), Image.Resampling.BILINEAR)
         pixels = np.asarray(small, dtype=np.float32) / 255
-        pixels = (pixels - np.float32(self.mean)) / np.float32(self.deviation)
+        pixels = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.deviation, np.float32)
         return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 

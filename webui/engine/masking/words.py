@@ -44,7 +44,7 @@ class WordMasker:
         """Black and white, of `image`'s size: white where any of `things` is seen. Each is cut at 75 tokens."""
         pixels = self.prepare(image).to(self.device)
         shares = torch.stack([self._share(pixels, thing) for thing in things]).amax(0)
-        return as_mask(shares, image.size).point(lambda level: 255 if level > _THRESHOLD * 255 else 0)
+        return as_mask(shares, image.size).point([255 * (level > _THRESHOLD * 255) for level in range(256)])
 
     def _share(self, pixels: Tensor, thing: str) -> Tensor:
         # One after another, so that texts of different lengths need no padding.

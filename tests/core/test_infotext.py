@@ -219,6 +219,9 @@ def random_request(source: random.Random) -> Txt2Img | Img2Img | Inpaint:
         "tiled": TiledDiffusion(method=source.choice(list(TileBlend)), tile=512, overlap=source.choice([0, 128])),
     }
 
+    if fields["extras"].tiling or fields["extras"].sag_scale > 0:
+        fields["tiled"] = TiledDiffusion(tile=512)  # these need the whole picture at once
+
     def some(low: float, high: float) -> float:
         return source.choice([low, high, source.uniform(low, high)])
 

@@ -107,7 +107,8 @@ def _validate_tiles(request: DiffusionRequest) -> None:
     for what, asked in (("Self-attention guidance", request.extras.sag_scale > 0), ("Tiling", request.extras.tiling)):
         if asked:
             raise InvalidRequest(
-                f"{what} needs the whole picture at once, and {tiled.method} denoises it in tiles; turn one of them off."
+                f"{what} needs the whole picture at once, and {tiled.method} denoises it in tiles;"
+                " turn one of them off."
             )
 
 

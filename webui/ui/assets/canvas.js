@@ -202,8 +202,8 @@
       this.sizeSlider.input.max = Math.max(16, Math.round(short / 2));
       this.setSize(Math.max(4, Math.round(short / 10)));
       this.say("");
+      this.describe(); // first, for the stage is larger with a picture
       this.fit();
-      this.describe();
     }
 
     async openNew(blob, name) {

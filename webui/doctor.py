@@ -22,7 +22,8 @@ from webui.core.geometry import Size
 from webui.core.paths import Folders
 from webui.engine.bench import VAE_TILE
 from webui.engine.plan import Bound, Need, all_kept_bytes, in_words, needs_tiles, plan, working_bytes
-from webui.engine.workshop import GIB, LATENT_PIXELS
+from webui.engine.stock import GIB
+from webui.engine.workshop import LATENT_PIXELS
 from webui.hardware import device as devices
 from webui.hardware.attention.remembered import RememberedChoices, installed_versions
 from webui.hardware.attention.selector import AUTOMATIC, AttentionSelector

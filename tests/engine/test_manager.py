@@ -22,11 +22,12 @@ from webui.core.errors import (
     UserError,
     VaeNotFound,
 )
-from webui.core.events import Finished, ImageReady, Started, Step
+from webui.core.events import Finished, ImageReady, Notice, Started, Step
 from webui.core.infotext import parse_infotext
 from webui.core.ports import Control
-from webui.core.requests import HiresFix, Img2Img, Loopback, Txt2Img, Upscale
+from webui.core.requests import Extras, HiresFix, Img2Img, Loopback, Txt2Img, Upscale
 from webui.engine.manager import EngineManager
+from webui.engine.workshop import COMPILING
 from webui.settings.schema import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,6 +176,22 @@ def test_attention_by_wish(folder):
         run(engine)
 
 
+def test_compiling_by_wish(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr("webui.engine.workshop.set_compiled", lambda _, *, wanted: asked.append(wanted) or wanted)
+    engine = EngineManager(folder, lambda: Settings(compile=True))
+
+    def told(request=REQUEST):
+        return [event.text for event in run(engine, request) if isinstance(event, Notice)]
+
+    monkeypatch.setattr("webui.engine.workshop.why_not", lambda _: "")
+    assert told() == [COMPILING]
+    assert told(dataclasses.replace(REQUEST, extras=Extras(tiling=True))) == []
+    monkeypatch.setattr("webui.engine.workshop.why_not", lambda _: "There is no compiler.")
+    assert told() == ["There is no compiler. The network runs as it is."]
+    assert asked == [True, False, False]
+
+
 def test_closing_early_frees_the_engine(engine):
     events = engine.generate(REQUEST, control=Control())
     next(events)
@@ -201,7 +218,7 @@ def test_a_small_budget_keeps_only_the_last(folder):
 
     engine = EngineManager(folder, lambda: Settings(model_memory_gib=1e-9))
     run(engine)
-    residents = engine._workshop.residents
+    residents = engine._workshop.stock.residents
     first = weakref.ref(residents.all()[0].model.checkpoint.unet)
     run(engine, dataclasses.replace(REQUEST, checkpoint="second"))
     assert [resident.name for resident in residents.all()] == ["second"]
@@ -227,7 +244,7 @@ def test_a_vae_of_ones_own_is_used_shared_and_named(engine, folder, soft_vae):
 
     assert picture(made[0]).tobytes() == picture(made[1]).tobytes() != own.tobytes()
     # Each checkpoint once, and one VAE for both.
-    assert sorted(each.name for each in engine._workshop.residents.all()) == ["first", "second", soft_vae.name]
+    assert sorted(each.name for each in engine._workshop.stock.residents.all()) == ["first", "second", soft_vae.name]
     text = next(event.infotext for event in made[0] if isinstance(event, ImageReady))
     digits = hashlib.sha256(soft_vae.read_bytes()).hexdigest()[:10]
     assert parse_infotext(text).pairs.items() >= {"VAE": soft_vae.name, "VAE hash": digits}.items()
@@ -276,7 +293,7 @@ def test_hires_fix_runs_its_second_pass_on_the_checkpoint_it_names(engine, model
     other = run(engine, hires(checkpoint="second"))
     assert picture(other).tobytes() == picture(events).tobytes()
     assert picture(run(engine, hires(checkpoint="first"))).tobytes() == picture(events).tobytes()
-    assert {each.name for each in engine._workshop.residents.all()} == {"first", "second"}
+    assert {each.name for each in engine._workshop.stock.residents.all()} == {"first", "second"}
     text = next(event.infotext for event in other if isinstance(event, ImageReady))
     assert parse_infotext(text).pairs.items() >= {"Model": "first", "Hires checkpoint": "second"}.items()
     assert "upscale" in other[-1].seconds

@@ -16,8 +16,8 @@ from webui.core.errors import UnsupportedModel, UserError
 from webui.core.events import Finished, ImageReady, Notice, Started, Step
 from webui.core.infotext import parse_infotext
 from webui.core.ports import Control
-from webui.core.requests import Img2Img, Txt2Img
-from webui.engine import workshop as workshop_module
+from webui.core.requests import Generation, Img2Img, Txt2Img
+from webui.engine import stock as stock_module
 from webui.engine.manager import EngineManager
 from webui.engine.pipelines import _arguments, in_steps
 from webui.engine.workshop import Workshop
@@ -272,7 +272,7 @@ def test_skipping_leaves_the_batch_and_goes_on(engine):
 
 
 def test_pictures_from_pictures_are_refused(engine):
-    fields = {field.name: getattr(REQUEST, field.name) for field in dataclasses.fields(REQUEST)}
+    fields = {field.name: getattr(REQUEST, field.name) for field in dataclasses.fields(Generation)}
 
     with pytest.raises(UserError, match="'sd3' makes pictures from words alone"):
         run(engine, Img2Img(**fields, init_image=b""))
@@ -296,7 +296,7 @@ def test_the_catalogue_knows_the_family_and_the_size(models):
 
 def test_a_pipeline_is_counted_by_its_parts_beside_other_models(engine):
     run(engine, REQUEST)
-    residents = engine._open_workshop().residents
+    residents = engine._open_workshop().stock.residents
     resident = next(resident for resident in residents.all() if resident.name == "sd3")
 
     assert set(resident.parts) == {"text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae"}
@@ -307,10 +307,10 @@ def test_a_pipeline_is_counted_by_its_parts_beside_other_models(engine):
 def test_a_pipeline_is_kept_on_the_card_only_if_all_of_it_fits(free, whole, models, monkeypatch):
     placed = []
     workshop = Workshop(CheckpointFolder(models), Settings, ModelHashes())
-    workshop.device = torch.device("meta")
-    monkeypatch.setattr(workshop_module, "choose_pipeline_dtype", lambda _device: torch.float32)
-    monkeypatch.setattr(workshop_module, "free_bytes", lambda _device: free)
-    monkeypatch.setattr(workshop_module, "place_pipeline", lambda _pipeline, _device, *, whole: placed.append(whole))
+    workshop.stock.device = torch.device("meta")
+    monkeypatch.setattr(stock_module, "choose_pipeline_dtype", lambda _device: torch.float32)
+    monkeypatch.setattr(stock_module, "free_bytes", lambda _device: free)
+    monkeypatch.setattr(stock_module, "place_pipeline", lambda _pipeline, _device, *, whole: placed.append(whole))
     with workshop.pipeline_bench(REQUEST):
         pass
 

@@ -113,7 +113,7 @@ class EngineManager:
             if not is_out_of_memory(error):
                 raise
             if self._workshop is not None:
-                self._workshop.release_memory()
+                self._workshop.stock.release_memory()
             raise OutOfMemory("Memory ran out; try again, or close other programs.") from error
         finally:
             self._lock.release()
@@ -139,7 +139,7 @@ class EngineManager:
         with lay_out(request, economy=economy, phases=phases) as bench:
             self._status = EngineStatus(
                 phase="ready",
-                device=workshop.device_name,
+                device=workshop.stock.device_name,
                 attention=bench.attention,
                 checkpoint=bench.checkpoint.info.name,
                 memory=bench.memory_plan,
@@ -174,9 +174,9 @@ class EngineManager:
             run,
             start_batch=start_batch,
             economy=self._remembered.of(checkpoint, request),
-            offered=offered(request, offload=workshop.offloads, pipeline=workshop.wants_pipeline(request)),
-            release=workshop.release_memory,
-            widen=lambda: workshop.widen_unet(request),
+            offered=offered(request, offload=workshop.stock.offloads, pipeline=workshop.wants_pipeline(request)),
+            release=workshop.stock.release_memory,
+            widen=lambda: workshop.stock.widen_unet(request),
         )
         self._remembered.keep(checkpoint, request, sufficed)
 
@@ -196,7 +196,7 @@ class EngineManager:
 
     def _out_of_memory(self, request: Request) -> OutOfMemory:
         if self._workshop is not None:
-            self._workshop.release_memory()
+            self._workshop.stock.release_memory()
         if isinstance(request, Upscale):
             return OutOfMemory(
                 f"Memory ran out while upscaling by {request.scale:g} with {request.upscaler};"

@@ -47,6 +47,9 @@ class Settings(BaseModel):
         default="auto",
         description="What stays in video memory: what fits, or only what is at work, or (lowvram) a few layers of it.",
     )
+    compile: bool = Field(
+        default=False, description="Compile the UNet: the first picture of a size waits for it, later ones are faster."
+    )
     previews: bool = Field(default=True, description="Show the forming picture.")
     previews_per_second: float = Field(
         default=4, gt=0, le=30, description="How often the forming picture is shown at most."

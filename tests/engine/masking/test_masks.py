@@ -189,4 +189,4 @@ def test_masks_wait_for_the_engine_and_say_so_when_it_stays_at_work(models):
         left.set()
         thread.join()
     with engine.borrowed(patience_s=0.01) as workshop:
-        assert workshop.device.type
+        assert workshop.stock.device.type

@@ -44,6 +44,11 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
         info="For checkpoints without a VAE beside them, where a request leaves it open.",
         elem_id="setting_vae",
     )
+    compiling = gr.Checkbox(
+        label="Compile",
+        info="The first picture of each size takes some minutes, the next ones are faster. Meant for graphics cards.",
+        elem_id="setting_compile",
+    )
     gr.HTML("<h2>Memory</h2>")
     main_memory = gr.Number(
         label="Main memory for loaded models, in GiB",
@@ -59,7 +64,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
     )
     memory_use = gr.Radio(list(_MEMORY_USE), label="What stays in video memory", elem_id="setting_video_memory_use")
     save = gr.Button("Save settings", variant="primary", elem_id="settings_save")
-    fields: list[Component] = [attention, previews, rate, vae, main_memory, video_memory, memory_use]
+    fields: list[Component] = [attention, previews, rate, vae, compiling, main_memory, video_memory, memory_use]
 
     def show() -> list[Any]:
         now = store.current
@@ -73,6 +78,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
             now.previews,
             now.previews_per_second,
             gr.Dropdown(choices=vaes, value=now.vae),
+            now.compile,
             now.model_memory_gib,
             now.video_memory_gib,
             now.video_memory_use,
@@ -83,6 +89,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
         previews: bool,
         rate: object,
         vae: str,
+        compiling: bool,
         main_memory: object,
         video_memory: object,
         memory_use: str,
@@ -92,6 +99,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
             previews=previews,
             previews_per_second=number("Previews per second", rate),
             vae=vae,
+            compile=compiling,
             model_memory_gib=number("Main memory", main_memory),
             video_memory_gib=number("Video memory", video_memory),
             video_memory_use=memory_use,

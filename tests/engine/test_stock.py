@@ -4,15 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from webui.checkpoints.hash import ModelHashes
 from webui.checkpoints.scan import CheckpointFolder
 from webui.core.requests import Txt2Img
-from webui.engine import workshop as workshop_module
+from webui.engine import stock as stock_module
 from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
 from webui.engine.placement import ModulePart, bytes_on_device
 from webui.engine.plan import Place
 from webui.engine.residents import Resident
-from webui.engine.workshop import Workshop
+from webui.engine.stock import Stock
 from webui.settings.schema import Settings
 
 CARD_BYTES = 1000
@@ -26,34 +25,34 @@ def settings():
 
 @pytest.fixture
 def card(tmp_path, monkeypatch, settings):
-    """A workshop whose card has `CARD_BYTES`, where work takes nothing."""
-    workshop = Workshop(CheckpointFolder(tmp_path), lambda: Settings(**settings), ModelHashes())
-    workshop.device = torch.device("meta")
+    """A stock whose card has `CARD_BYTES`, where work takes nothing."""
+    stock = Stock(CheckpointFolder(tmp_path), lambda: Settings(**settings))
+    stock.device = torch.device("meta")
 
     def move(module, device):
         module.to_empty(device=device)
 
     def free(_device):
-        parts = [part for resident in workshop.residents.all() for part in resident.parts.values()]
+        parts = [part for resident in stock.residents.all() for part in resident.parts.values()]
         return CARD_BYTES - bytes_on_device(parts)
 
     monkeypatch.setattr("webui.engine.placement.move", move)
-    monkeypatch.setattr(workshop_module, "move", move)
-    monkeypatch.setattr(workshop_module, "free_bytes", free)
-    monkeypatch.setattr(workshop_module, "working_bytes", lambda _name, **_: 0)
-    return workshop
+    monkeypatch.setattr(stock_module, "move", move)
+    monkeypatch.setattr(stock_module, "free_bytes", free)
+    monkeypatch.setattr(stock_module, "working_bytes", lambda _name, **_: 0)
+    return stock
 
 
-def use(workshop, name, *, economy=NOTHING_SAVED, **sizes):
+def use(stock, name, *, economy=NOTHING_SAVED, **sizes):
     """One request for the model `name`, its components in bytes (multiples of 4)."""
 
     def load():
         parts = {part: ModulePart.of(nn.Linear(size // 4, 1, bias=False)) for part, size in sizes.items()}
         return Resident(name=name, parts=parts, model=None)
 
-    with workshop.residents.turn():
-        resident = workshop.residents.get(name, load, expected_bytes=0)
-        workshop.last_places, workshop.last_economy = workshop._arrange(resident.parts, REQUEST, economy)
+    with stock.residents.turn():
+        resident = stock.residents.get(name, load, expected_bytes=0)
+        stock.last_places, stock.last_economy = stock.arrange(resident.parts, REQUEST, economy)
     return resident.parts
 
 
@@ -114,8 +113,8 @@ def test_a_vae_whose_work_does_not_fit_works_in_tiles(card, monkeypatch):
     def working_bytes(name, *, pixels, batch_size):
         return work.get(name, 0) if pixels > 256**2 else 0
 
-    monkeypatch.setattr(workshop_module, "VAE_TILE", 256)
-    monkeypatch.setattr(workshop_module, "working_bytes", working_bytes)
+    monkeypatch.setattr(stock_module, "VAE_TILE", 256)
+    monkeypatch.setattr(stock_module, "working_bytes", working_bytes)
     parts = use(card, "large", unet=600, vae=200)
     assert card.last_economy == Economy(frozenset({Rung.TILED}))
     assert on_card(parts) == ["unet", "vae"]

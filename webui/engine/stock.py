@@ -1,0 +1,305 @@
+"""Which models are loaded, in which precision, and where: in main memory or on a graphics card.
+
+What stays is decided by `residents`, what goes where on a card by `plan`; this module carries both out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from webui.checkpoints.load import load_checkpoint
+from webui.checkpoints.load_pipeline import LoadedPipeline, load_pipeline
+from webui.checkpoints.load_vae import load_vae
+from webui.checkpoints.loaded import LoadedCheckpoint
+from webui.core.hires import largest_size
+from webui.core.ports import CheckpointInfo
+from webui.core.requests import DiffusionRequest
+from webui.engine.bench import VAE_TILE
+from webui.engine.faces import FaceDetector, FaceNetwork
+from webui.engine.ladder import Economy, Rung
+from webui.engine.masking.foreground import ForegroundFinder
+from webui.engine.masking.words import WordMasker
+from webui.engine.patches import WeightPatches
+from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, move, place_pipeline
+from webui.engine.plan import Bound, Need, Place, all_kept_bytes, in_words, needs_tiles, plan, working_bytes
+from webui.engine.residents import FixedPart, Resident, Residents
+from webui.engine.upscale import UpscalerNetwork
+from webui.hardware.attention.processor import head_sizes
+from webui.hardware.device import choose_device, choose_dtype, choose_pipeline_dtype, describe, wider_dtype
+from webui.hardware.memory import free_bytes, free_ram_bytes, give_back, limit
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    from webui.checkpoints.scan import CheckpointFolder
+    from webui.settings.schema import Settings
+
+logger = logging.getLogger(__name__)
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A loaded checkpoint, its parts, what LoRAs are merged into it, and the widths of its UNet's attention heads.
+
+    Those take a long walk to find.
+    """
+
+    checkpoint: LoadedCheckpoint
+    parts: Mapping[str, ModulePart]
+    patches: WeightPatches
+    unet_heads: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedVae:
+    """The VAE to work with: the checkpoint's own, whose `name` is "", or one from a file of its own."""
+
+    vae: AutoencoderKL
+    part: ModulePart
+    heads: frozenset[int]
+    name: str = ""
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedPipeline:
+    """A loaded pipeline of diffusers', and its parts."""
+
+    checkpoint: LoadedPipeline
+    parts: Mapping[str, ModulePart]
+
+
+SideNetwork = UpscalerNetwork | FaceNetwork | FaceDetector | WordMasker | ForegroundFinder
+Held = Prepared | PreparedVae | PreparedPipeline | SideNetwork
+Kind = TypeVar("Kind", bound=Held)
+Network = TypeVar("Network", bound=SideNetwork)
+
+
+class Stock:
+    """Owned by the workshop, and so used by one thread at a time.
+
+    Loaded models stay in main memory, and on a graphics card, within what `settings` allow or is free.
+    """
+
+    def __init__(self, folder: CheckpointFolder, settings: Callable[[], Settings]) -> None:
+        self._folder = folder
+        self._settings = settings
+        self.device = choose_device()
+        self.dtype = choose_dtype(self.device)
+        self.device_name = describe(self.device)
+        self.residents: Residents[Held] = Residents(self._main_memory_budget, lambda: give_back(self.device))
+        self._unet_dtypes: dict[Hashable, torch.dtype] = {}  # of the UNets that overflowed in the usual one
+
+    def checkpoint(self, request: DiffusionRequest) -> tuple[Path, Prepared]:
+        """The request's checkpoint, and where it lies."""
+        info = self._folder.checkpoint(request.checkpoint)
+        path = self._folder.path(info.name)
+        expected = self._expected_bytes(path)
+        unet_dtype = self._unet_dtypes.get(identity(path), self.dtype)
+
+        def load() -> Resident[Held]:
+            loaded = load_checkpoint(
+                path,
+                info,
+                dtype=self.dtype,
+                device=self._home(expected),
+                conversions=self._folder.conversions,
+                unet_dtype=unet_dtype,
+            )
+            parts = _parts(loaded)
+            heads = frozenset(head_sizes(loaded.unet))
+            prepared = Prepared(checkpoint=loaded, parts=parts, patches=WeightPatches(loaded), unet_heads=heads)
+            return Resident(name=info.name, parts=parts, model=prepared)
+
+        return path, self._get(Prepared, (*identity(path), unet_dtype), load, expected_bytes=expected)
+
+    def vae(self, request: DiffusionRequest, checkpoint_path: Path, prepared: Prepared) -> PreparedVae:
+        """The VAE that request and settings choose for the checkpoint."""
+        own = prepared.checkpoint.vae
+        path = self._folder.vae_path(request.vae, checkpoint=checkpoint_path, preferred=self._settings().vae)
+        if path is None:
+            return PreparedVae(vae=own, part=prepared.parts["vae"], heads=frozenset(head_sizes(own)))
+
+        def load() -> Resident[Held]:
+            vae = load_vae(
+                path,
+                prepared.checkpoint,
+                dtype=self.dtype,
+                device=self._home(path.stat().st_size),
+                conversions=self._folder.conversions,
+            )
+            part = ModulePart.of(vae)
+            loaded = PreparedVae(vae=vae, part=part, heads=frozenset(head_sizes(vae)), name=path.name, file=path)
+            return Resident(name=path.name, parts={"vae": part}, model=loaded)
+
+        # Checkpoints of one architecture share the module; one that does not fit another is loaded, and refused, anew.
+        key = (*identity(path), prepared.checkpoint.family, str(own.config["block_out_channels"]))
+        return self._get(PreparedVae, key, load, expected_bytes=path.stat().st_size)
+
+    def pipeline(self, path: Path, info: CheckpointInfo) -> PreparedPipeline:
+        """The pipeline of diffusers' in the folder `path`, loaded if need be."""
+
+        def load() -> Resident[Held]:
+            loaded = load_pipeline(path, info, dtype=choose_pipeline_dtype(self.device))
+            parts = {name: ModulePart.of(module) for name, module in loaded.modules.items()}
+            return Resident(name=info.name, parts=parts, model=PreparedPipeline(checkpoint=loaded, parts=parts))
+
+        return self._get(PreparedPipeline, identity(path), load, expected_bytes=self._expected_bytes(path))
+
+    def network(self, kind: type[Network], path: Path, load: Callable[[], Network]) -> Network:
+        """A network of its own beside the checkpoints, loaded if need be, and kept like them."""
+
+        def resident() -> Resident[Held]:
+            network = load()
+            return Resident(name=path.stem, parts={"network": FixedPart(network.weight_bytes)}, model=network)
+
+        with self.residents.turn(beside_last=True):
+            return self._get(kind, identity(path), resident, expected_bytes=_weight_bytes(path))
+
+    def widen_unet(self, request: DiffusionRequest) -> str:
+        """Has the UNet of the request's checkpoint in the next wider precision from now on.
+
+        Returns the precision's name, "" where there is none wider. It is loaded anew, for bits that were rounded away
+        do not come back.
+        """
+        path = self._folder.path(self._folder.checkpoint(request.checkpoint).name)
+        wider = wider_dtype(self._unet_dtypes.get(identity(path), self.dtype), self.device)
+        if wider is None:
+            return ""
+        self._unet_dtypes[identity(path)] = wider
+        return str(wider).removeprefix("torch.")
+
+    @property
+    def offloads(self) -> bool:
+        """Whether the device has a memory of its own, which weights can leave."""
+        return self.device != CPU
+
+    def release_memory(self) -> None:
+        """Gives up what is not needed at once, after memory ran out."""
+        self.residents.release_others()
+        give_back(self.device)
+
+    def keep_within_limit(self) -> None:
+        """Has torch itself hold to what the settings allow of the card."""
+        limit(self.device, int(self._settings().video_memory_gib * GIB))
+
+    def _get(self, kind: type[Kind], key: Hashable, load: Callable[[], Resident[Held]], *, expected_bytes: int) -> Kind:
+        model = self.residents.get(key, load, expected_bytes=expected_bytes).model
+        if not isinstance(model, kind):
+            raise TypeError(f"{key} is held as {type(model).__name__}")
+        return model
+
+    def _expected_bytes(self, path: Path) -> int:
+        """What the weights at `path` are about to take; files hold numbers of 16 bits."""
+        return _weight_bytes(path) * (2 if self.dtype == torch.float32 else 1)
+
+    def _main_memory_budget(self) -> int:
+        """What loaded models may take of main memory: the setting, or half of what would be free without them."""
+        allowed = self._settings().model_memory_gib
+        if allowed:
+            return int(allowed * GIB)
+        return (free_ram_bytes() + self.residents.bytes_in_main_memory()) // 2
+
+    # --- the graphics card; on the CPU there is only one memory, and nothing moves
+
+    def arrange(
+        self, parts: Mapping[str, ModulePart], request: DiffusionRequest, economy: Economy
+    ) -> tuple[dict[str, Place], Economy]:
+        """Keeps on the device what fits there of `parts`, at the size of `request`; others make room.
+
+        Returns where each part goes, and `economy` with what is needed beside that.
+        """
+        if self.device == CPU:
+            return {}, economy
+        places, economy = self._places(parts, request, economy)
+        bring(parts, places, self.device)
+        return places, economy
+
+    def arrange_pipeline(self, prepared: PreparedPipeline, request: DiffusionRequest, economy: Economy) -> None:
+        """Keeps the pipeline on the device if all of it fits there, at the size of `request`; others make room."""
+        if self.device != CPU:
+            places, _ = self._places(prepared.parts, request, economy)
+            whole = all(place is Place.KEPT for place in places.values())
+            place_pipeline(prepared.checkpoint.pipeline, self.device, whole=whole)
+
+    def _free_on_device(self) -> int:
+        """What models and their work may still take there: what is free, within the setting."""
+        held = sum(bytes_on_device(_module_parts(resident)) for resident in self.residents.all())
+        allowed = self._settings().video_memory_gib
+        free = free_bytes(self.device)
+        return min(free, int(allowed * GIB) - held) if allowed else free
+
+    def _home(self, expected_bytes: int) -> torch.device:
+        """Where to load weights of that size to: the device, if it has room for them or can make it."""
+        if self.device == CPU:
+            return CPU
+        self._make_room(expected_bytes)
+        return self.device if expected_bytes <= self._free_on_device() else CPU
+
+    def _places(
+        self, parts: Mapping[str, ModulePart], request: DiffusionRequest, economy: Economy
+    ) -> tuple[dict[str, Place], Economy]:
+        """Where each of `parts` goes, after others made room, and `economy` with tiles if the VAE needs them there."""
+        pixels = largest_size(request).area
+        needs = {
+            name: Need(
+                weight_bytes=part.weight_bytes,
+                working_bytes=working_bytes(name, pixels=pixels, batch_size=request.batch_size),
+            )
+            for name, part in parts.items()
+        }
+        own = parts.values()
+        self._make_room(all_kept_bytes(needs) - bytes_on_device(own), keep=own)
+        free = self._free_on_device() + bytes_on_device(own)
+        if "vae" in needs and needs_tiles(needs["vae"], free_bytes=free):
+            economy = economy.also(Rung.TILED)
+        if "vae" in needs and Rung.TILED in economy:
+            work = working_bytes("vae", pixels=min(pixels, VAE_TILE**2), batch_size=1)
+            needs["vae"] = Need(weight_bytes=needs["vae"].weight_bytes, working_bytes=work)
+        bound = Bound.LOWVRAM if Rung.OFFLOAD in economy else Bound(self._settings().video_memory_use)
+        places = plan(needs, free_bytes=free, bound=bound)
+        if any(place is not Place.KEPT for place in places.values()):
+            logger.info("Not everything stays on %s: %s", self.device_name, in_words(places))
+        return places, economy
+
+    def _make_room(self, wanted_bytes: int, *, keep: Iterable[ModulePart] = ()) -> None:
+        """Moves models into main memory, the least recently used first, until `wanted_bytes` are free on the device."""
+        kept = {id(part.module) for part in keep}
+        for resident in self.residents.all():
+            if self._free_on_device() >= wanted_bytes:
+                return
+            for part in _module_parts(resident):
+                if id(part.module) not in kept:
+                    move(part.module, CPU)
+            give_back(self.device)
+
+
+def _parts(checkpoint: LoadedCheckpoint) -> dict[str, ModulePart]:
+    """Its components, each of which may be in another place."""
+    encoders = {f"text_encoder_{number}": each.module for number, each in enumerate(checkpoint.text_encoders, start=1)}
+    modules = {**encoders, "unet": checkpoint.unet, "vae": checkpoint.vae}
+    return {name: ModulePart.of(module) for name, module in modules.items()}
+
+
+def _module_parts(resident: Resident[Held]) -> list[ModulePart]:
+    return [part for part in resident.parts.values() if isinstance(part, ModulePart)]
+
+
+def identity(path: Path) -> tuple[Path, int]:
+    """Tells a file from another that took its name later."""
+    return path, path.stat().st_mtime_ns
+
+
+def _weight_bytes(path: Path) -> int:
+    """The size of a single file, or of a diffusers folder's weights."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*.safetensors"))

@@ -38,6 +38,8 @@ def test_the_defaults_are_those_of_the_documentation():
         "model_memory_gib": 0,
         "video_memory_gib": 0,
         "attention": "auto",
+        "compile": False,
+        "video_memory_use": "auto",
         "previews": True,
         "previews_per_second": 4.0,
         "image_format": "png",

@@ -81,17 +81,17 @@ def test_the_default_is_the_preferred_else_the_built_in_else_the_first(models, p
     folder = CheckpointFolder(models, preferred=lambda: wish)
     assert names(folder) == ["yak", "zebra"]
 
-    put("atelier-first-light.safetensors")
-    assert names(folder)[0] == "atelier-first-light"
-    assert folder.checkpoint("").name == "atelier-first-light"
+    put("atelier-sketchbook.safetensors")
+    assert names(folder)[0] == "atelier-sketchbook"
+    assert folder.checkpoint("").name == "atelier-sketchbook"
 
     wish = "zebra"
-    assert names(folder) == ["zebra", "atelier-first-light", "yak"]
+    assert names(folder) == ["zebra", "atelier-sketchbook", "yak"]
     assert folder.path("").name == "zebra.safetensors"
 
     wish = "gone"
     with caplog.at_level(logging.WARNING):
-        assert folder.checkpoint("").name == "atelier-first-light"
+        assert folder.checkpoint("").name == "atelier-sketchbook"
     assert "'gone'" in caplog.text
 
 

@@ -27,7 +27,7 @@ from webui.core.ports import CheckpointInfo
 
 logger = logging.getLogger(__name__)
 
-BUILT_IN_CHECKPOINT = "atelier-first-light"
+BUILT_IN_CHECKPOINT = "atelier-sketchbook"
 CHECKPOINT_FOLDER = "Stable-diffusion"
 # A1111's, and in either case of letters: it writes ScuNET, its users SCUNet.
 UPSCALER_FOLDERS = ("ESRGAN", "RealESRGAN", "DAT", "HAT", "SwinIR", "ScuNET")

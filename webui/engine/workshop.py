@@ -56,9 +56,7 @@ logger = logging.getLogger(__name__)
 LATENT_PIXELS = 8
 # Where a request says nothing of an upscaler's tiles, they are the upscale tab's own.
 TILES = Upscale(image=b"")
-COMPILING = (
-    "The network is compiled: the first picture of each size takes some minutes, the next ones are faster."
-)
+COMPILING = "The network is compiled: the first picture of each size takes some minutes, the next ones are faster."
 
 
 class Workshop:

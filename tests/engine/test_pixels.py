@@ -65,7 +65,7 @@ def test_an_ordinary_decode_stays_in_half_precision_and_says_nothing(vae):
 
 
 def test_the_notice_comes_before_the_picture(run, bench, monkeypatch):
-    def say_and_decode(vae, latents, factor, *, say):
+    def say_and_decode(vae, latents, factor, *, tile=None, say):
         say("It overflowed.")
         return decode(vae, latents, factor)
 

@@ -54,6 +54,24 @@ def _crops(pixels: Tensor, each: int) -> Tensor:
     return torch.stack(cuts)
 
 
+def _resume(path: Path, vae: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, clock: Clock) -> int:
+    """Puts back what `_keep` wrote to `path`, if it did; returns the step to go on from."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True, map_location=device())
+    ema.module.load_state_dict(state["ema"])
+    vae.load_state_dict(state["vae"])
+    optimizer.load_state_dict(state["optimizer"])
+    clock.spent_s, ema.steps = state["spent_s"], state["step"]
+    return state["step"]
+
+
+def _keep(path: Path, vae: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, clock: Clock, step: int) -> None:
+    """Writes the whole state of a stage."""
+    state = {"vae": vae.state_dict(), "ema": ema.module.state_dict(), "optimizer": optimizer.state_dict()}
+    save(path, {**state, "spent_s": clock.spent_s, "step": step})
+
+
 def train(folder: Path, pack: Path, preset: Preset, minutes: float, *, batch: int) -> None:
     """Trains into ``folder/vae.pt``; crops of `CROP` pixels first, whole pictures for the last 40%.
 
@@ -63,15 +81,8 @@ def train(folder: Path, pack: Path, preset: Preset, minutes: float, *, batch: in
     where = device()
     vae = networks.make_vae(preset).to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=0.01)
-    clock, step = Clock(minutes * 60), 0
-    ema = Ema(vae, 0.998)
-    if path.exists():
-        state = torch.load(path, weights_only=True, map_location=where)
-        ema.module.load_state_dict(state["ema"])
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        clock.spent_s, step = state["spent_s"], state["step"]
-        ema.steps = step
+    clock, ema = Clock(minutes * 60), Ema(vae, 0.998)
+    step = _resume(path, vae, optimizer, ema, clock)
     torch.manual_seed(1000 + step)
     batches = picture_batches(pack, preset, batch=batch // 4, seed=1000 + step)
     clock.start()
@@ -97,8 +108,7 @@ def train(folder: Path, pack: Path, preset: Preset, minutes: float, *, batch: in
             logger.info("vae step %d, %s, loss %.4f", step, clock.left, loss.item())
         if clock.spent_s - saved > SAVE_EVERY_S or clock.fraction >= 1.0:
             saved = clock.spent_s
-            state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "spent_s": saved, "step": step}
-            save(path, {**state, "ema": ema.module.state_dict()})
+            _keep(path, vae, optimizer, ema, clock, step)
             _show(ema.module, pack, preset, folder / "vae.png")
 
 
@@ -112,15 +122,8 @@ def train_decoder(folder: Path, pack: Path, preset: Preset, minutes: float, *, b
     vae = load(folder, preset).to(where, memory_format=torch.channels_last).requires_grad_(False)
     taught = nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
     optimizer = torch.optim.AdamW(taught.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=0.01)
-    clock, step = Clock(minutes * 60), 0
-    ema = Ema(vae, 0.998)
-    if path.exists():
-        state = torch.load(path, weights_only=True, map_location=where)
-        ema.module.load_state_dict(state["ema"])
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        clock.spent_s, step = state["spent_s"], state["step"]
-        ema.steps = step
+    clock, ema = Clock(minutes * 60), Ema(vae, 0.998)
+    step = _resume(path, vae, optimizer, ema, clock)
     torch.manual_seed(1500 + step)
     batches = picture_batches(pack, preset, batch=batch, seed=1500 + step)
     clock.start()
@@ -145,8 +148,7 @@ def train_decoder(folder: Path, pack: Path, preset: Preset, minutes: float, *, b
             logger.info("decoder step %d, %s, loss %.4f", step, clock.left, loss.item())
         if clock.spent_s - saved > SAVE_EVERY_S or clock.fraction >= 1.0:
             saved = clock.spent_s
-            state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "spent_s": saved, "step": step}
-            save(path, {**state, "ema": ema.module.state_dict()})
+            _keep(path, vae, optimizer, ema, clock, step)
             _show(ema.module, pack, preset, folder / "vae.png")
 
 

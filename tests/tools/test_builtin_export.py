@@ -22,7 +22,7 @@ def exported(tmp_path_factory, pack):
     vae = networks.make_vae(preset)
     torch.save({"ema": modules.state_dict(), "step": 3}, folder / "unet.pt")
     torch.save({"ema": vae.state_dict()}, folder / "vae.pt")
-    torch.save({"latents": torch.zeros(2, 4, 16, 16), "scaling_factor": 0.75}, folder / "latents-128.pt")
+    torch.save({"latents": torch.zeros(2, 4, 32, 32), "scaling_factor": 0.75}, folder / "latents-256.pt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "PICTURES_FOR_COLOURS", 8)
         stage.export(folder, pack, "small", models / "Stable-diffusion" / "atelier-sketchbook.safetensors")
@@ -33,7 +33,7 @@ def test_the_file_is_small_and_is_the_default(exported):
     catalogue = CheckpointFolder(exported[0])
 
     assert catalogue.checkpoint("").name == "atelier-sketchbook"
-    assert str(catalogue.checkpoint("").native_size) == "128x128"
+    assert str(catalogue.checkpoint("").native_size) == "256x256"
     assert catalogue.path("").stat().st_size <= 27e6
     assert [path.name for path in catalogue.path("").parent.iterdir()] == ["atelier-sketchbook.safetensors"]
 

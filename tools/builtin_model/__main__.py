@@ -13,7 +13,9 @@ def main() -> None:
     """Runs one stage."""
     parser = argparse.ArgumentParser(prog="python -m tools.builtin_model", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("data/builtin_model"), help="where stages keep their state")
-    parser.add_argument("--preset", choices=("small", "full"), default="small", help="small for a CPU, full for a GPU")
+    parser.add_argument(
+        "--preset", choices=("tiny", "small", "full"), default="small", help="tiny and small for a CPU, full for a GPU"
+    )
     stages = parser.add_subparsers(dest="stage", required=True)
     stages.add_parser("pack", help="download the drawings and pack them into art.zip")
     vae = stages.add_parser("vae", help="train the autoencoder")
@@ -29,6 +31,7 @@ def main() -> None:
     unet.add_argument("--batch", type=int, default=32)
     unet.add_argument("--workers", type=int, default=1, help="processes that share a batch; on a CPU, one a core")
     unet.add_argument("--compile", action="store_true", help="compile the UNet first, which takes minutes")
+    unet.add_argument("--grown-from", type=Path, metavar="UNET.PT", help="begin around a model with a level less")
     export = stages.add_parser("export", help="write the checkpoint file from the trained state")
     export.add_argument("--out", type=Path, default=MODELS / "Stable-diffusion" / "atelier-sketchbook.safetensors")
     preview = stages.add_parser("preview", help="distil the small decoder that previews are made with")
@@ -83,6 +86,7 @@ def _train(arguments: argparse.Namespace, folder: Path) -> None:
             batch=arguments.batch,
             workers=arguments.workers,
             compiled=arguments.compile,
+            grown_from=arguments.grown_from,
         )
 
 

@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tools.builtin_model import autoencoder, networks
+from tools.builtin_model import autoencoder, growing, networks
 from tools.builtin_model.networks import LATENT_PIXELS, Preset
 from tools.builtin_model.training import SAVE_EVERY_S, Clock, Ema, caption, device, grid, learning_rate, save, to_images
 from webui.checkpoints.tokenizer import ClipTokenizer
@@ -99,21 +99,37 @@ def _batches(
 
 
 def train(
-    folder: Path, preset: Preset, minutes: float, *, batch: int, workers: int = 1, compiled: bool = False
+    folder: Path,
+    preset: Preset,
+    minutes: float,
+    *,
+    batch: int,
+    workers: int = 1,
+    compiled: bool = False,
+    grown_from: Path | None = None,
 ) -> None:
     """Trains UNet and text encoder into ``folder/unet.pt`` (v-prediction, EMA), in `workers` processes.
 
     On a CPU one process with one thread a core is faster than threads: these networks are small, and threads spend
-    their time waiting for each other. `compiled` spends minutes on compiling the UNet first.
+    their time waiting for each other. `compiled` spends minutes on compiling the UNet first. `grown_from` is the
+    ``unet.pt`` of a model with a level less, to begin with.
     """
     rendezvous = (folder / "rendezvous").resolve()
     rendezvous.unlink(missing_ok=True)
-    arguments = (folder, preset, minutes, batch // workers, workers, compiled, rendezvous.as_uri())
+    arguments = (folder, preset, minutes, batch // workers, workers, compiled, grown_from, rendezvous.as_uri())
     torch.multiprocessing.spawn(_train, arguments, nprocs=workers)
 
 
 def _train(
-    rank: int, folder: Path, preset: Preset, minutes: float, batch: int, workers: int, compiled: bool, rendezvous: str
+    rank: int,
+    folder: Path,
+    preset: Preset,
+    minutes: float,
+    batch: int,
+    workers: int,
+    compiled: bool,
+    grown_from: Path | None,
+    rendezvous: str,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if device().type == "cpu":
@@ -122,6 +138,8 @@ def _train(
     path = folder / "unet.pt"
     where = device()
     model = _Guess(preset).to(where)
+    if grown_from is not None:
+        growing.begin(model, grown_from, preset)
     # Explicit products run on the matrix units where fused attention for the CPU does not: 1.4 × faster here.
     if where.type == "cpu":
         model.unet.set_attn_processor(AttnProcessor())

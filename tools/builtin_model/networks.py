@@ -45,11 +45,22 @@ class Preset:
 
 PRESETS = {
     # For a CPU core and two hours: small pictures of few subjects.
-    "small": Preset(
+    "tiny": Preset(
         sides=(128,),
         vae_channels=(32, 64, 64, 64),
         unet_channels=(64, 96, 160),
         unet_attends=(True, True, False),
+        layers=1,
+        text_width=64,
+        subjects=FAVOURITES,
+        styles=("3d", "flat"),
+    ),
+    # The same by twice the size, around what "tiny" has learnt (growing.py).
+    "small": Preset(
+        sides=(256,),
+        vae_channels=(32, 64, 64, 64),
+        unet_channels=(64, 64, 96, 160),
+        unet_attends=(False, True, True, False),
         layers=1,
         text_width=64,
         subjects=FAVOURITES,

@@ -21,12 +21,14 @@ from webui.core.errors import UserError
 from webui.core.geometry import Size
 from webui.core.paths import Folders
 from webui.engine.bench import VAE_TILE
-from webui.engine.plan import Bound, Need, all_kept_bytes, in_words, needs_tiles, plan, working_bytes
+from webui.engine.plan import NETWORKS, Bound, Need, all_kept_bytes, in_words, needs_tiles, plan, working_bytes
 from webui.engine.stock import GIB
 from webui.engine.workshop import LATENT_PIXELS
 from webui.hardware import device as devices
 from webui.hardware.attention.remembered import RememberedChoices, installed_versions
 from webui.hardware.attention.selector import AUTOMATIC, AttentionSelector
+from webui.hardware.low_bits import FORMATS, FULL
+from webui.hardware.low_bits import why_not as why_not_packed
 from webui.hardware.memory import free_bytes, free_ram_bytes, limit
 from webui.settings.schema import Settings
 
@@ -83,7 +85,7 @@ def examine(folders: Folders, settings: Settings, *, nvidia: Path = _NVIDIA) -> 
     selector = AttentionSelector(RememberedChoices(folders.attention_choices))
     return {
         "Device": _device(device),
-        "Precision": _precision(device, dtype),
+        "Precision": _precision(device, dtype, settings),
         **{
             f"Attention for {each.name} at {each.size}": _attention(selector, device, dtype, each, settings)
             for each in EXAMPLES
@@ -121,12 +123,13 @@ def _device(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def _precision(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def _precision(device: torch.device, dtype: torch.dtype, settings: Settings) -> dict[str, Any]:
     wider = devices.wider_dtype(dtype, device)
     pipelines = devices.choose_pipeline_dtype(device)
     return {
         "checkpoints": _name(dtype) + (f"; a network that overflows goes on in {_name(wider)}" if wider else ""),
         "pipelines": _name(pipelines),
+        "the network's weights": why_not_packed(settings.weights, device) or settings.weights,
     }
 
 
@@ -149,7 +152,7 @@ def _plan(device: torch.device, dtype: torch.dtype, example: Example, settings: 
     pixels = example.size.area
     needs = {
         name: Need(
-            weight_bytes=int(millions * 1e6 * dtype.itemsize),
+            weight_bytes=int(millions * 1e6 * _bytes_per_weight(name, dtype, settings)),
             working_bytes=working_bytes(name, pixels=pixels, batch_size=1),
         )
         for name, millions in example.millions.items()
@@ -165,6 +168,11 @@ def _plan(device: torch.device, dtype: torch.dtype, example: Example, settings: 
         needs["vae"] = Need(weight_bytes=needs["vae"].weight_bytes, working_bytes=work)
     places = plan(needs, free_bytes=free, bound=Bound(settings.video_memory_use))
     return f"{in_words(places)}{', the VAE in tiles' if tiles else ''} ({wanted})"
+
+
+def _bytes_per_weight(component: str, dtype: torch.dtype, settings: Settings) -> float:
+    packed = component in NETWORKS and settings.weights != FULL
+    return FORMATS[settings.weights].bytes_per_weight if packed else dtype.itemsize
 
 
 def _versions() -> dict[str, str]:

@@ -117,7 +117,8 @@ def test_the_command_prints_json(folders, untried, capsys):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], {"attention": "", "video_memory_use": "", "video_memory_gib": 0.0}),
+        ([], {"attention": "", "video_memory_use": "", "video_memory_gib": 0.0, "weights": ""}),
+        (["--weights", "fp8"], {"weights": "fp8"}),
         (["--medvram", "--gpu-memory", "4GB"], {"video_memory_use": "medvram", "video_memory_gib": 4.0}),
         (["--gpu-memory", "3.5", "doctor", "--lowvram"], {"video_memory_use": "lowvram", "video_memory_gib": 3.5}),
     ],
@@ -140,3 +141,10 @@ def test_flags_stand_over_the_settings():
     flags = {"attention": "", "video_memory_gib": 4.0, "video_memory_use": "medvram"}
     settings = overridden(lambda: stored, **flags)()
     assert (settings.attention, settings.video_memory_gib, settings.video_memory_use) == ("sdpa", 4.0, "medvram")
+
+
+def test_weights_in_few_bits_make_the_plan_smaller(folders, card):
+    card["gib"] = 6
+    assert "unet streamed" in plans(folders)[1]
+    assert "unet streamed" not in plans(folders, weights="fp8")[1]
+    assert doctor.examine(folders, Settings(weights="nf4"))["Precision"]["the network's weights"] == "nf4"

@@ -336,3 +336,18 @@ def test_loopback_goes_through_the_manager(engine):
         Img2Img(init_image=png(), steps=2, width=64, height=64, seed=1, loopback=Loopback(loops=2, final_strength=1.0)),
     )
     assert [event.index for event in events if isinstance(event, ImageReady)] == [0, 1]
+
+
+def test_weights_in_few_bits_by_wish(folder):
+    chosen = {"weights": "full"}
+    engine = EngineManager(folder, lambda: Settings(**chosen))
+    full = picture(run(engine))
+    assert engine.status().memory == ""
+    chosen["weights"] = "fp8"
+    small = picture(run(engine))
+    assert engine.status().memory == "unet in fp8, 0.0 GiB"
+    assert small.tobytes() != full.tobytes()
+    other = dataclasses.replace(REQUEST, checkpoint="second")
+    assert picture(run(engine, other)).tobytes() == small.tobytes()
+    chosen["weights"] = "full"
+    assert picture(run(engine)).tobytes() == full.tobytes()

@@ -11,6 +11,7 @@ from webui.checkpoints.lora.read import read_lora
 from webui.checkpoints.lora.scan import LoraFile
 from webui.core.errors import UnsupportedModel
 from webui.engine.patches import WeightPatches, Wish
+from webui.hardware.low_bits import FORMATS, pack_weights
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -285,3 +286,32 @@ def test_a_change_of_four_channels_fits_an_inpainting_model():
     assert delta.shape == (8, 9, 3, 3)
     assert delta[:, :4].all()
     assert not delta[:, 4:].any()
+
+
+# --------------------------------------------------------------------------------------------- weights in few bits
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@torch.no_grad()
+def test_weights_in_few_bits_take_a_lora_and_lose_it_bit_for_bit(own, write, name):
+    packed = dataclasses.replace(own, unet=copy.deepcopy(own.unet))
+    pack_weights(packed.unet, name)
+    patches = WeightPatches(packed)
+    before = copy.deepcopy(packed.unet.state_dict())
+    lora = write(kohya(1))
+    patches.apply([wish(patches, lora)])
+    layer = packed.unet.get_submodule(UNET_PATH)
+    merged = layer.dense_weight()
+    plain = WeightPatches(own)
+    plain.apply([wish(plain, lora)])
+    wanted = own.unet.get_submodule(UNET_PATH).weight.clone()
+    plain.restore()
+    assert torch.corrcoef(torch.stack([merged.flatten(), wanted.flatten()]))[0, 1] > 0.98
+    assert layer.weight.dtype == before[f"{UNET_PATH}.weight"].dtype
+    patches.apply([wish(patches, lora, unet=0.5), wish(patches, write(kohya(2), "other"))])
+    patches.restore()
+    after = packed.unet.state_dict()
+    assert all(
+        torch.equal(tensor.view(-1).view(torch.uint8), after[key].view(-1).view(torch.uint8))
+        for key, tensor in before.items()
+    )

@@ -8,6 +8,7 @@ from torch import nn
 
 from webui.engine import streaming
 from webui.engine.streaming import streamed
+from webui.hardware.low_bits import FORMATS, pack_weights
 
 CPU = torch.device("cpu")
 INPUT = torch.linspace(-1, 1, 8).reshape(2, 4)
@@ -170,3 +171,19 @@ def test_a_real_unet_streams_in_groups(tiny, copies):
     with streamed(tiny.unet, CPU, group_bytes=20_000):
         assert torch.equal(tiny.unet(x, timestep, encoder_hidden_states=states, return_dict=False)[0], expected)
     assert len(copies) > 4
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@torch.inference_mode()
+def test_weights_in_few_bits_travel_as_they_lie(name, copies):
+    with torch.inference_mode(False):
+        layers = nn.ModuleDict({f"block_{n}": nn.Linear(64, 64) for n in range(3)}).requires_grad_(False)
+        network = nn.Sequential(*layers.values())
+        dense = sum(weight.nbytes for weight in network.parameters())
+        pack_weights(layers, name)
+    x = torch.randn(2, 64)
+    wanted = network(x)
+    with streamed(network, CPU, group_bytes=5000):
+        assert torch.equal(network(x), wanted)
+    assert torch.equal(network(x), wanted)
+    assert sum(size for _, size in copies) < dense / 3

@@ -39,6 +39,7 @@ def test_the_defaults_are_those_of_the_documentation():
         "video_memory_gib": 0,
         "attention": "auto",
         "compile": False,
+        "weights": "full",
         "video_memory_use": "auto",
         "previews": True,
         "previews_per_second": 4.0,

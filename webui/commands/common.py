@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from webui.core.catalogue import WEIGHT_FORMATS
 from webui.core.errors import AtelierError, DiskFull
 from webui.core.paths import REPOSITORY, Folders
 
@@ -56,6 +57,12 @@ def add_folders(parser: argparse.ArgumentParser, *, nested: bool = False) -> Non
         metavar="4GB",
         help="the most video memory to take",
     )
+    group.add_argument(
+        "--weights",
+        default=default(""),
+        choices=WEIGHT_FORMATS,
+        help="how the network's weights lie in memory: as it computes (full), or in fewer bits",
+    )
     group.add_argument("--log-level", default=default("info"), choices=("debug", "info", "warning", "error"))
 
 
@@ -69,7 +76,7 @@ def _gibibytes(text: str) -> float:
 
 def engine_flags(chosen: argparse.Namespace) -> dict[str, Any]:
     """The flags that stand for settings of the engine, by the settings' names; what is empty was not given."""
-    return {name: getattr(chosen, name) for name in ("attention", "video_memory_use", "video_memory_gib")}
+    return {name: getattr(chosen, name) for name in ("attention", "video_memory_use", "video_memory_gib", "weights")}
 
 
 def folders_from(chosen: argparse.Namespace) -> Folders:

@@ -59,6 +59,8 @@ ATTENTION_KERNELS = (
     "split",
     "sdpa-math",
 )
+# How the denoising network's weights lie in memory, by the names that flags and settings know.
+WEIGHT_FORMATS = ("full", "fp8", "int8", "nf4")
 
 BATCH_COUNT_RANGE = (1, 100)
 MASK_BLUR_RANGE = (0, 64)

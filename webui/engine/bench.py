@@ -46,7 +46,7 @@ class Bench:
     is asked for, and `hires` that of hires fix's second pass, where it differs from this, with the hashes of both;
     `upscaler` finds a pixel upscaler by its name. `render` makes previews.
 
-    `economy` is what is given up for memory, `memory_plan` the plan in words, "" where there is only one memory; if the
+    `economy` is what is given up for memory, `memory_plan` the plan in words, "" where there is nothing to plan; if the
     UNet is not kept on the device, `unet_place` says how it comes there.
     """
 

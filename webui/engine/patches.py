@@ -22,10 +22,12 @@ from webui.checkpoints.lora.kinds import Parts
 from webui.checkpoints.lora.names import ModulePlaces
 from webui.checkpoints.lora.read import Change, FittedLora, LoraWeights, Target, fit
 from webui.checkpoints.lora.scan import LoraFile
+from webui.hardware.low_bits import LowBitLayer, dense_shapes, packed_layer
 
 logger = logging.getLogger(__name__)
 
 UNET = "unet"
+_Original = tuple[Tensor, ...]
 _CPU = torch.device("cpu")
 
 
@@ -62,9 +64,9 @@ class WeightPatches:
         encoders: dict[str, nn.Module] = {encoder.name: encoder.module for encoder in checkpoint.text_encoders}
         self._modules: dict[str, nn.Module] = {UNET: checkpoint.unet, **encoders}
         self._shapes = {
-            Target(component, name): tuple(weight.shape)
+            Target(component, name): shape
             for component, module in self._modules.items()
-            for name, weight in module.named_parameters()
+            for name, shape in dense_shapes(module)
         }
         self._places = ModulePlaces(
             unet=_module_paths(checkpoint.unet),
@@ -72,13 +74,13 @@ class WeightPatches:
             original=unet_table(UNetShape.from_config(checkpoint.unet.config)),
         )
         self._fitted: dict[LoraFile, FittedLora] = {}  # of the last wishes: finding out takes a while for large LoRAs
-        self._originals: dict[Target, Tensor] = {}
+        self._originals: dict[Target, _Original] = {}
         self._merged: dict[Target, tuple[_Term, ...]] = {}
 
     @property
     def kept_bytes(self) -> int:
         """What the originals of changed weights take in main memory."""
-        return sum(original.nbytes for original in self._originals.values())
+        return sum(tensor.nbytes for original in self._originals.values() for tensor in original)
 
     def fit(self, lora: LoraWeights) -> FittedLora:
         """What `lora` changes in this checkpoint; raises `ValueError` with a reason where it does not fit."""
@@ -103,9 +105,15 @@ class WeightPatches:
                 continue
             original = self._originals.get(target)
             if original is None:
-                original = self._originals[target] = self._weight(target).detach().to("cpu", copy=True)
+                kept = (tensor.detach().to("cpu", copy=True) for tensor in self._tensors(target))
+                original = self._originals[target] = tuple(kept)
             self._merged[target] = ()  # what is in it is unknown, should merging fail
-            self._weight(target).copy_(_merged(original, changes, device))
+            layer = self._packed(target)
+            if layer is None:
+                self._set(target, (_merged(original[0], changes, device),))
+            else:
+                weight = layer.widened(*(tensor.to(device) for tensor in original))
+                self._set(target, layer.format.pack(_merged(weight, changes, device).to(weight.dtype)))
             self._merged[target] = terms
 
     def restore(self) -> None:
@@ -125,12 +133,22 @@ class WeightPatches:
             changes.sort(key=lambda pair: (pair[0].file.name, pair[0].strength, pair[0].rank or 0))
         return wanted
 
-    def _weight(self, target: Target) -> Tensor:
-        return self._modules[target.component].get_parameter(target.parameter)
+    def _packed(self, target: Target) -> LowBitLayer | None:
+        return packed_layer(self._modules[target.component], target.parameter)
+
+    def _tensors(self, target: Target) -> _Original:
+        """What holds a weight: itself, or its numbers and their scales."""
+        weight = self._modules[target.component].get_parameter(target.parameter)
+        layer = self._packed(target)
+        return (weight,) if layer is None else (weight, layer.scales)
+
+    def _set(self, target: Target, values: Sequence[Tensor]) -> None:
+        for tensor, value in zip(self._tensors(target), values, strict=True):
+            tensor.copy_(value)
 
     @torch.no_grad()
     def _restore(self, target: Target) -> None:
-        self._weight(target).copy_(self._originals[target])
+        self._set(target, self._originals[target])
         del self._merged[target], self._originals[target]
 
 

@@ -51,8 +51,8 @@ class ModulePart:
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """What the weights of `module` take, wherever they are."""
-    return sum(weight.nbytes for weight in module.parameters())
+    """What the weights of `module` take, wherever they are, and what goes with them."""
+    return sum(tensor.nbytes for tensor in itertools.chain(module.parameters(), module.buffers()))
 
 
 @contextmanager

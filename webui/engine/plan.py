@@ -48,12 +48,12 @@ class Need:
 _UNET_BYTES_PER_PIXEL = 2048
 _VAE_BYTES_PER_PIXEL = 4096
 _LEAST_WORKING_BYTES = 128 * 2**20
-_NETWORKS = frozenset({"unet", "transformer"})
+NETWORKS = frozenset({"unet", "transformer"})
 
 
 def working_bytes(component: str, *, pixels: int, batch_size: int) -> int:
     """An estimate of what `component` ("unet", "vae", "text_encoder", …) needs to work on `pixels` a picture."""
-    if component in _NETWORKS:
+    if component in NETWORKS:
         return _LEAST_WORKING_BYTES + _UNET_BYTES_PER_PIXEL * pixels * batch_size
     if component == "vae":
         return _LEAST_WORKING_BYTES + _VAE_BYTES_PER_PIXEL * pixels
@@ -78,7 +78,7 @@ def plan(needs: Mapping[str, Need], *, free_bytes: int, bound: Bound = Bound.AUT
     """
     if bound is not Bound.AUTO:
         places = {name: visit(need, free_bytes=free_bytes) for name, need in needs.items()}
-        streamed = _NETWORKS & needs.keys() if bound is Bound.LOWVRAM else frozenset[str]()
+        streamed = NETWORKS & needs.keys() if bound is Bound.LOWVRAM else frozenset[str]()
         return {**places, **dict.fromkeys(streamed, Place.STREAMED)}
     kept: tuple[str, ...] = ()  # the last and lightest subset, where none fits
     for kept in _subsets_by_weight(needs):
@@ -113,6 +113,11 @@ def _peak_bytes(needs: Mapping[str, Need], kept: tuple[str, ...], free_bytes: in
         visits = name not in kept and visit(need, free_bytes=free_bytes) is Place.VISITING
         phases.append(base + need.working_bytes + (need.weight_bytes if visits else 0))
     return max(phases)
+
+
+def weights_in_words(parts: Mapping[str, int], kind: str) -> str:
+    """What the network among `parts` (bytes by name) takes in its format, such as "unet in fp8, 0.8 GiB"."""
+    return ", ".join(f"{name} in {kind}, {parts[name] / 2**30:.1f} GiB" for name in sorted(NETWORKS & parts.keys()))
 
 
 _WORDS = {Place.VISITING: "brought for its phase", Place.STREAMED: "streamed layer by layer"}

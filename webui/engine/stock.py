@@ -17,6 +17,7 @@ from webui.checkpoints.load import load_checkpoint
 from webui.checkpoints.load_pipeline import LoadedPipeline, load_pipeline
 from webui.checkpoints.load_vae import load_vae
 from webui.checkpoints.loaded import LoadedCheckpoint
+from webui.core.errors import UserError
 from webui.core.hires import largest_size
 from webui.core.ports import CheckpointInfo
 from webui.core.requests import DiffusionRequest
@@ -27,11 +28,23 @@ from webui.engine.masking.foreground import ForegroundFinder
 from webui.engine.masking.words import WordMasker
 from webui.engine.patches import WeightPatches
 from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, move, place_pipeline
-from webui.engine.plan import Bound, Need, Place, all_kept_bytes, in_words, needs_tiles, plan, working_bytes
+from webui.engine.plan import (
+    NETWORKS,
+    Bound,
+    Need,
+    Place,
+    all_kept_bytes,
+    in_words,
+    needs_tiles,
+    plan,
+    weights_in_words,
+    working_bytes,
+)
 from webui.engine.residents import FixedPart, Resident, Residents
 from webui.engine.upscale import UpscalerNetwork
 from webui.hardware.attention.processor import head_sizes
 from webui.hardware.device import choose_device, choose_dtype, choose_pipeline_dtype, describe, wider_dtype
+from webui.hardware.low_bits import FULL, pack_weights, why_not
 from webui.hardware.memory import free_bytes, free_ram_bytes, give_back, limit
 
 if TYPE_CHECKING:
@@ -104,6 +117,7 @@ class Stock:
         path = self._folder.path(info.name)
         expected = self._expected_bytes(path)
         unet_dtype = self._unet_dtypes.get(identity(path), self.dtype)
+        weights = self._weights()
 
         def load() -> Resident[Held]:
             loaded = load_checkpoint(
@@ -114,12 +128,13 @@ class Stock:
                 conversions=self._folder.conversions,
                 unet_dtype=unet_dtype,
             )
+            pack_weights(loaded.unet, weights)
             parts = _parts(loaded)
             heads = frozenset(head_sizes(loaded.unet))
             prepared = Prepared(checkpoint=loaded, parts=parts, patches=WeightPatches(loaded), unet_heads=heads)
             return Resident(name=info.name, parts=parts, model=prepared)
 
-        return path, self._get(Prepared, (*identity(path), unet_dtype), load, expected_bytes=expected)
+        return path, self._get(Prepared, (*identity(path), unet_dtype, weights), load, expected_bytes=expected)
 
     def vae(self, request: DiffusionRequest, checkpoint_path: Path, prepared: Prepared) -> PreparedVae:
         """The VAE that request and settings choose for the checkpoint."""
@@ -145,14 +160,23 @@ class Stock:
         return self._get(PreparedVae, key, load, expected_bytes=path.stat().st_size)
 
     def pipeline(self, path: Path, info: CheckpointInfo) -> PreparedPipeline:
-        """The pipeline of diffusers' in the folder `path`, loaded if need be."""
+        """The pipeline of diffusers' in the folder or file `path`, loaded if need be."""
+        weights = self._weights()
 
         def load() -> Resident[Held]:
-            loaded = load_pipeline(path, info, dtype=choose_pipeline_dtype(self.device))
+            loaded = load_pipeline(
+                path,
+                info,
+                dtype=choose_pipeline_dtype(self.device),
+                models=self._folder.models,
+                conversions=self._folder.conversions,
+            )
+            for name in NETWORKS & loaded.modules.keys():
+                pack_weights(loaded.modules[name], weights)
             parts = {name: ModulePart.of(module) for name, module in loaded.modules.items()}
             return Resident(name=info.name, parts=parts, model=PreparedPipeline(checkpoint=loaded, parts=parts))
 
-        return self._get(PreparedPipeline, identity(path), load, expected_bytes=self._expected_bytes(path))
+        return self._get(PreparedPipeline, (*identity(path), weights), load, expected_bytes=self._expected_bytes(path))
 
     def network(self, kind: type[Network], path: Path, load: Callable[[], Network]) -> Network:
         """A network of its own beside the checkpoints, loaded if need be, and kept like them."""
@@ -176,6 +200,22 @@ class Stock:
             return ""
         self._unet_dtypes[identity(path)] = wider
         return str(wider).removeprefix("torch.")
+
+    def _weights(self) -> str:
+        """The format that the settings name for networks' weights; raises `UserError` where the device lacks it."""
+        weights = self._settings().weights
+        refused = why_not(weights, self.device)
+        if refused:
+            raise UserError(refused)
+        return weights
+
+    def memory_in_words(self, parts: Mapping[str, ModulePart], places: Mapping[str, Place]) -> str:
+        """Where `parts` go, and in how few bits they lie; "" where there is one memory and all weights are full."""
+        weights = self._settings().weights
+        told = [in_words(places)] if places else []
+        if weights != FULL:
+            told.append(weights_in_words({name: part.weight_bytes for name, part in parts.items()}, weights))
+        return "; ".join(told)
 
     @property
     def offloads(self) -> bool:

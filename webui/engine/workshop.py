@@ -36,7 +36,7 @@ from webui.engine.networks import Networks, Shelf, joined
 from webui.engine.passes import make_pass
 from webui.engine.phases import Phases
 from webui.engine.pipelines import PipelineBench, require_words_alone
-from webui.engine.plan import Place, in_words
+from webui.engine.plan import Place
 from webui.engine.previews import Render, by_colours, by_decoder
 from webui.engine.stock import Prepared, Stock, identity
 from webui.engine.upscale import TiledNetwork, Upscaler, UpscalerNetwork, built_in, load_upscaler
@@ -127,14 +127,18 @@ class Workshop:
                 embeddings=networks.embeddings,
                 patches=networks.text_state,
                 network_hashes=networks.infotext,
-                notices=(*networks.notices, *self._compile(checkpoint.unet, request)),
+                notices=(
+                    *checkpoint.notices,
+                    *networks.notices,
+                    *self._compile(checkpoint.unet, request),
+                ),
                 refine=refine,
                 hires=self._hires(request, prepared, networks, economy),
                 upscaler=self.enlarger,
                 render=self._render(prepared.checkpoint),
                 economy=economy,
                 unet_place=places.get("unet", Place.VISITING),
-                memory_plan=in_words(places) if places else "",
+                memory_plan=self.stock.memory_in_words(prepared.parts, places),
                 prompts=self._prompts,
                 phases=phases,
             )
@@ -160,7 +164,12 @@ class Workshop:
         with phases("load"), self.stock.residents.turn():
             prepared = self.stock.pipeline(path, info)
             self.stock.arrange_pipeline(prepared, request, economy)
-        yield PipelineBench(checkpoint=prepared.checkpoint, model_hash=self._hashes.short_hash(path), phases=phases)
+        yield PipelineBench(
+            checkpoint=prepared.checkpoint,
+            model_hash=self._hashes.short_hash(path),
+            memory_plan=self.stock.memory_in_words(prepared.parts, {}),
+            phases=phases,
+        )
 
     def _refine(
         self, request: DiffusionRequest, economy: Economy

@@ -47,6 +47,10 @@ class Settings(BaseModel):
         default="auto",
         description="What stays in video memory: what fits, or only what is at work, or (lowvram) a few layers of it.",
     )
+    weights: Literal["full", "fp8", "int8", "nf4"] = Field(
+        default="full",
+        description="How the network's weights lie in memory: in the precision it computes in, or in fewer bits.",
+    )
     compile: bool = Field(
         default=False, description="Compile the UNet: the first picture of a size waits for it, later ones are faster."
     )

@@ -29,6 +29,12 @@ _MEMORY_USE = (
     ("Only what is at work (medvram)", "medvram"),
     ("Only some layers of what is at work (lowvram)", "lowvram"),
 )
+_WEIGHTS = (
+    ("As it computes", "full"),
+    ("fp8, half the size", "fp8"),
+    ("int8, half the size, more exact", "int8"),
+    ("nf4, a quarter", "nf4"),
+)
 _OWN_VAE = "The checkpoint's own"
 
 
@@ -63,8 +69,17 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
         step=1,
     )
     memory_use = gr.Radio(list(_MEMORY_USE), label="What stays in video memory", elem_id="setting_video_memory_use")
+    weights = gr.Radio(
+        list(_WEIGHTS),
+        label="Weights of the network",
+        info="Fewer bits take less memory and, on most machines, more time; pictures change a little.",
+        elem_id="setting_weights",
+    )
     save = gr.Button("Save settings", variant="primary", elem_id="settings_save")
-    fields: list[Component] = [attention, previews, rate, vae, compiling, main_memory, video_memory, memory_use]
+    fields: list[Component] = [
+        *(attention, previews, rate, vae, compiling),
+        *(main_memory, video_memory, memory_use, weights),
+    ]
 
     def show() -> list[Any]:
         now = store.current
@@ -82,6 +97,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
             now.model_memory_gib,
             now.video_memory_gib,
             now.video_memory_use,
+            now.weights,
         ]
 
     def keep(
@@ -93,6 +109,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
         main_memory: object,
         video_memory: object,
         memory_use: str,
+        weights: str,
     ) -> None:
         store.update(
             attention=attention,
@@ -103,6 +120,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
             model_memory_gib=number("Main memory", main_memory),
             video_memory_gib=number("Video memory", video_memory),
             video_memory_use=memory_use,
+            weights=weights,
         )
         inform("The settings are saved; the next picture uses them.")
 

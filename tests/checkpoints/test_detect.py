@@ -21,8 +21,9 @@ TEXT_KEYS = [
 ]
 OTHERS = {
     "Playground 2.5": {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3), "edm_mean": (4,)},
-    "Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x": (4,)},
-    "FLUX.1": {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)},
+    "a part of Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x": (4,)},
+    "a part of FLUX.1": {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)},
+    "FLUX.2": {"single_stream_modulation.lin.weight": (18432, 6144)},
     "a LoRA": {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 320)},
     "a ControlNet": {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
     "an autoencoder": {"decoder.conv_in.weight": (512, 4, 3, 3)},
@@ -181,7 +182,7 @@ def test_a_pipelines_folder_without_a_network_is_refused(tmp_path):
 
 
 def test_a_single_file_of_such_a_family_is_sent_to_its_folder(tmp_path, write_safetensors):
-    path = write_safetensors(tmp_path / "flux.safetensors", OTHERS["FLUX.1"])
+    path = write_safetensors(tmp_path / "flux.safetensors", OTHERS["FLUX.2"])
 
-    with pytest.raises(UnsupportedModel, match=r"looks like FLUX\.1, which runs only from a diffusers folder"):
+    with pytest.raises(UnsupportedModel, match=r"looks like FLUX\.2, which runs only from a diffusers folder"):
         detect(read_header(path))

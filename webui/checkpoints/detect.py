@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from webui.checkpoints.completion import complete_header
 from webui.checkpoints.families.base import Family, Folder, ModelConfig, read_json
 from webui.checkpoints.families.diffusers_folder import DIFFUSERS, PipelineConfig, PipelineFamily
 from webui.checkpoints.families.sd1 import SD1
 from webui.checkpoints.families.sd2 import SD2
 from webui.checkpoints.families.sdxl import SDXL, SDXL_REFINER
 from webui.checkpoints.families.x4_upscaler import X4_UPSCALER
-from webui.checkpoints.header import Header, read_header
+from webui.checkpoints.header import Header
 from webui.core.errors import UnsupportedModel
 
 # A family is asked only where the ones before it said no.
@@ -68,7 +69,6 @@ _OTHERS: tuple[tuple[str, Test], ...] = (
     ("LTX-Video", _transformer("patchify_proj.")),
     ("Stable Cascade", _begins("clip_txt_mapper.", "down_blocks.1.0.channelwise.")),
     ("another diffusion model", _begins("model.diffusion_model.")),
-    ("a UNet alone; use a complete checkpoint", _begins("input_blocks.")),
     ("a UNet in diffusers' layout; put its whole folder here", _begins("down_blocks.", "unet.down_blocks.")),
     ("an autoencoder (VAE), which belongs in models/VAE", _begins("first_stage_model.", "decoder.conv_in.")),
     ("a textual-inversion embedding, which belongs in embeddings", _begins("emb_params", "clip_l", "string_to_param")),
@@ -120,6 +120,6 @@ def identify(path: Path) -> tuple[Family | PipelineFamily, ModelConfig | Pipelin
         folder = Folder(path=path, index=read_json(path / FOLDER_INDEX, path))
         family = detect_folder(folder)
         return family, family.folder_config(folder)
-    header = read_header(path)
+    header = complete_header(path)
     family = detect(header)
     return family, family.config(header)

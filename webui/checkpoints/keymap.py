@@ -145,9 +145,13 @@ def vae_table(shape: VaeShape) -> dict[str, str]:
     return table
 
 
-def text_table() -> dict[str, str]:
-    """Module paths of the CLIP text model (below `TEXT_PREFIX`) → transformers' `CLIPTextModel`: the same names."""
-    return {name: name for name in ("embeddings", "encoder", "final_layer_norm")}
+def text_table(*, inside: str = "") -> dict[str, str]:
+    """Module paths of the CLIP text model (below `TEXT_PREFIX`) → transformers' text model, below `inside`.
+
+    They are the same names. `inside` is as in `open_clip_table`.
+    """
+    table = {name: f"{inside}{name}" for name in ("embeddings", "encoder", "final_layer_norm")}
+    return {**table, "text_projection": "text_projection"} if inside else table
 
 
 _OPEN_CLIP_BLOCK = {

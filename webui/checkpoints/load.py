@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from webui.checkpoints import keymap
+from webui.checkpoints.completion import borrowed_notices, complete_header
 from webui.checkpoints.containers.shards import INDEX_SUFFIX
 from webui.checkpoints.detect import identify
 from webui.checkpoints.families.base import ComponentLayout, Family, ModelConfig, TextEncoderConfig
@@ -68,7 +69,8 @@ def load_checkpoint(
     modules = empty_modules(config, path.name)
     layouts = family.layout(config)
     with ExitStack() as stack:
-        file = None if path.is_dir() else stack.enter_context(open_weights(path, conversions=conversions))
+        header = None if path.is_dir() else complete_header(path)
+        file = header and stack.enter_context(open_weights(path, conversions=conversions, header=header))
         for component, module in modules.items():
             if file is None:
                 weights = _folder_weights(path, component, module.state_dict().keys(), conversions)
@@ -92,6 +94,7 @@ def load_checkpoint(
         vae=cast("AutoencoderKL", modules["vae"]),
         scaling_factor=config.scaling_factor,
         latent_to_rgb=config.latent_to_rgb,
+        notices=() if header is None else borrowed_notices(header),
         bytes_by_component={
             component: sum(weight.nbytes for weight in module.parameters()) for component, module in modules.items()
         },

@@ -13,21 +13,14 @@ from webui.checkpoints import keymap
 from webui.checkpoints.header import Header
 from webui.checkpoints.load import fill
 from webui.checkpoints.loaded import LoadedCheckpoint
-from webui.checkpoints.vaes import prefix_of
+from webui.checkpoints.vaes import ARCHITECTURE_KEY, declared_families, prefix_of
 from webui.checkpoints.weights import Weights, open_weights
 from webui.core.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-ARCHITECTURE_KEY = "modelspec.architecture"
 _SURPLUS = ("loss.", "model_ema.")
-# Families that share their latents, by the beginning of what files declare; the shapes of all of these are the same.
-_DECLARED = {
-    "stable-diffusion-v1": ("sd1", "sd2"),
-    "stable-diffusion-v2": ("sd1", "sd2"),
-    "stable-diffusion-xl": ("sdxl", "sdxl-refiner"),
-}
 
 
 def load_vae(
@@ -65,13 +58,12 @@ def _check_family(header: Header, prefix: str, checkpoint: LoadedCheckpoint) -> 
             f"The VAE {header.path.name} has {found}, and {checkpoint.info.name} needs {wanted} latent channels; choose"
             " another VAE, or None for the checkpoint's own."
         )
-    declared = header.metadata.get(ARCHITECTURE_KEY, "")
-    for beginning, families in _DECLARED.items():
-        if declared.startswith(beginning) and checkpoint.family not in families:
-            raise UnsupportedModel(
-                f"The VAE {header.path.name} is for {declared[:80]}, and {checkpoint.info.name} is of the family"
-                f" {checkpoint.family}; choose another VAE, or None for the checkpoint's own."
-            )
+    families = declared_families(header)
+    if families and checkpoint.family not in families:
+        raise UnsupportedModel(
+            f"The VAE {header.path.name} is for {header.metadata[ARCHITECTURE_KEY][:80]}, and {checkpoint.info.name} is"
+            f" of the family {checkpoint.family}; choose another VAE, or None for the checkpoint's own."
+        )
 
 
 def _own_names(weights: Weights, prefix: str, vae: AutoencoderKL) -> Iterator[tuple[str, Tensor]]:

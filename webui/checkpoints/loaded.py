@@ -47,7 +47,8 @@ class LoadedCheckpoint:
     The diffusion latents are ``vae.encode(pixels) * scaling_factor`` with pixels in -1…1. `text_encoders` are in the
     order in which the family joins their states: one for Stable Diffusion 1 and 2 and the SDXL refiner, two for SDXL.
     `conditioning` says what the UNet takes beside those states, `input` what its first convolution takes beside the
-    noisy latents. Where `zero_terminal_snr`, the last timestep is pure noise.
+    noisy latents. Where `zero_terminal_snr`, the last timestep is pure noise. `notices` are sentences for the
+    person at the page about its files.
     """
 
     info: CheckpointInfo
@@ -63,3 +64,4 @@ class LoadedCheckpoint:
     scaling_factor: float
     latent_to_rgb: LatentToRgb | None
     bytes_by_component: Mapping[str, int]  # "text_encoder", "text_encoder_2", "unet", "vae" → bytes
+    notices: tuple[str, ...] = ()

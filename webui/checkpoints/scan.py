@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from webui.checkpoints.completion import lending_files
 from webui.checkpoints.containers.shards import INDEX_SUFFIX, is_shard
 from webui.checkpoints.detect import FOLDER_INDEX, identify
 from webui.checkpoints.faces import FaceFolder
@@ -20,7 +21,7 @@ from webui.checkpoints.families.x4_upscaler import X4_UPSCALER
 from webui.checkpoints.maskers import MaskerFolder
 from webui.checkpoints.sidecars import find_sidecars
 from webui.checkpoints.vaes import VaeFolder, is_sidecar
-from webui.checkpoints.walk import files_below
+from webui.checkpoints.walk import CHECKPOINT_FOLDER, files_below
 from webui.core.catalogue import BUILT_IN_UPSCALERS
 from webui.core.errors import CheckpointNotFound, UnsupportedModel, UpscalerNotFound, UserError
 from webui.core.ports import CheckpointInfo
@@ -28,7 +29,6 @@ from webui.core.ports import CheckpointInfo
 logger = logging.getLogger(__name__)
 
 BUILT_IN_CHECKPOINT = "atelier-sketchbook"
-CHECKPOINT_FOLDER = "Stable-diffusion"
 # A1111's, and in either case of letters: it writes ScuNET, its users SCUNet.
 UPSCALER_FOLDERS = ("ESRGAN", "RealESRGAN", "DAT", "HAT", "SwinIR", "ScuNET")
 
@@ -67,7 +67,7 @@ class CheckpointFolder:
         self.conversions = conversions
         self._preferred = preferred
         self._lock = threading.Lock()
-        self._known: dict[tuple[Path, int, int], CheckpointInfo | str] = {}
+        self._known: dict[Hashable, CheckpointInfo | str] = {}
         self._vaes = VaeFolder(models, models / CHECKPOINT_FOLDER)
         self._faces = FaceFolder(models)
         self.maskers = MaskerFolder(models)
@@ -167,12 +167,16 @@ class CheckpointFolder:
         with self._lock:
             seen: dict[str, Path] = {}
             entries: list[_Entry] = []
-            known: dict[tuple[Path, int, int], CheckpointInfo | str] = {}
-            for path in model_files(self._models / CHECKPOINT_FOLDER):
+            known: dict[Hashable, CheckpointInfo | str] = {}
+            states = [_state(path) for path in model_files(self._models / CHECKPOINT_FOLDER)]
+            # A model that lacks a part becomes usable when another file lends it.
+            around = (*states, *map(_state, lending_files(self._models)))
+            for state in states:
+                path = state[0]
                 if is_sidecar(path.name):
                     continue
-                key = _state(path)
-                found = known[key] = self._known[key] if key in self._known else self._inspect(path)
+                found = self._known.get(state) or self._known.get((state, around)) or self._inspect(path)
+                known[(state, around) if isinstance(found, str) else state] = found
                 if isinstance(found, CheckpointInfo):
                     earlier = seen.setdefault(found.name, path)
                     if earlier != path:

@@ -22,6 +22,13 @@ VAE_FOLDER = "VAE"
 # What a VAE's names begin with: nothing, or what they begin with inside a checkpoint.
 PREFIXES = ("", "first_stage_model.")
 
+ARCHITECTURE_KEY = "modelspec.architecture"
+# Families that share their latents, by the beginning of what files declare; the shapes of all of these are the same.
+_DECLARED = {
+    "stable-diffusion-v1": ("sd1", "sd2"),
+    "stable-diffusion-v2": ("sd1", "sd2"),
+    "stable-diffusion-xl": ("sdxl", "sdxl-refiner"),
+}
 _SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
 
 
@@ -33,6 +40,12 @@ def is_sidecar(name: str) -> bool:
 def prefix_of(header: Header) -> str | None:
     """What the names of the VAE in a file begin with; None where there is no VAE in it."""
     return next((prefix for prefix in PREFIXES if f"{prefix}decoder.conv_in.weight" in header.tensors), None)
+
+
+def declared_families(header: Header) -> tuple[str, ...]:
+    """The families that the VAE in a file says to be for; () where it says nothing that is known."""
+    declared = header.metadata.get(ARCHITECTURE_KEY, "")
+    return next((families for beginning, families in _DECLARED.items() if declared.startswith(beginning)), ())
 
 
 class VaeFolder:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+CHECKPOINT_FOLDER = "Stable-diffusion"
+
 
 def files_below(root: Path) -> Iterator[Path]:
     """The files below `root` in order of path; links are followed, but not back up the tree."""

@@ -7,7 +7,7 @@ Safetensors are mapped, so that a tensor costs memory only when it is copied; pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -27,12 +27,16 @@ class Weights:
     to live longer than the block in which the file is open.
     """
 
-    def __init__(self, header: Header, read: Callable[[str], Tensor]) -> None:
+    def __init__(self, header: Header, read: Callable[[str], Tensor], lenders: Mapping[Path, Weights]) -> None:
         self.header = header
         self._read = read
+        self._lenders = lenders
 
     def tensor(self, name: str) -> Tensor:
         """The tensor that the header lists as `name`; raises `UnsupportedModel` where it cannot be read."""
+        borrowed = self.header.borrowed.get(name)
+        if borrowed is not None:
+            return self._lenders[borrowed.path].tensor(borrowed.name)
         try:
             return self._read(self.header.stored.get(name, name))
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
@@ -48,24 +52,21 @@ class Weights:
 
 
 @contextmanager
-def open_weights(path: Path, *, conversions: Path | None = None) -> Iterator[Weights]:
+def open_weights(path: Path, *, conversions: Path | None = None, header: Header | None = None) -> Iterator[Weights]:
     """Opens the model file at `path`, or the index of its shards, by its content.
 
+    `header` takes the place of the file's own, with other names or weights borrowed from other files, which are opened.
     `conversions` is the folder where converted pickles are kept; without one a pickle is converted each time. Raises
     `UnsupportedModel` with a sentence for what is damaged, unknown or a pickle that would run code.
     """
-    header = read_header(path)
+    header = read_header(path) if header is None else header
     with ExitStack() as stack:
-        if header.container == "gguf":
-            yield Weights(header, _gguf_reader(path))
-            return
-        if header.container == "shards":
-            files = shard_files(path)
-        elif header.container == "pickle":
-            files = [stack.enter_context(as_safetensors(header, conversions))]
-        else:
-            files = [path]
-        yield Weights(header, _mapped_reader(stack, path, files))
+        read = _reader(stack, header, conversions)
+        lenders = {
+            file: stack.enter_context(open_weights(file, conversions=conversions))
+            for file in {source.path for source in header.borrowed.values()}
+        }
+        yield Weights(header, read, lenders)
 
 
 def refuse_nan(weight: Tensor, name: str, what: str) -> None:
@@ -80,6 +81,17 @@ def refuse_nan(weight: Tensor, name: str, what: str) -> None:
             f"The {what} has numbers that are not finite (NaN) in its weight {name[:80]!r}, so that its pictures would"
             " be black; download it again, or get it in another precision."
         )
+
+
+def _reader(stack: ExitStack, header: Header, conversions: Path | None) -> Callable[[str], Tensor]:
+    path = header.path
+    if header.container == "gguf":
+        return _gguf_reader(path)
+    if header.container == "shards":
+        return _mapped_reader(stack, path, shard_files(path))
+    if header.container == "pickle":
+        return _mapped_reader(stack, path, [stack.enter_context(as_safetensors(header, conversions))])
+    return _mapped_reader(stack, path, [path])
 
 
 def _mapped_reader(stack: ExitStack, path: Path, files: list[Path]) -> Callable[[str], Tensor]:

@@ -47,11 +47,20 @@ class TensorHeader:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """Where a weight lies that the file itself lacks: in the file at `path`, as `name`."""
+
+    path: Path
+    name: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """What a model file says about itself.
 
-    `stored` has the name in the file of each tensor that `tensors` lists under another one.
+    `stored` has the name in the file of each tensor that `tensors` lists under another one; `borrowed` those that lie
+    in other files (see `webui.checkpoints.completion`).
     """
 
     path: Path
@@ -59,6 +68,7 @@ class Header:
     metadata: Mapping[str, str]
     container: Container = "safetensors"
     stored: Mapping[str, str] = field(default_factory=dict)
+    borrowed: Mapping[str, Borrowed] = field(default_factory=dict)
 
     def shape(self, key: str) -> tuple[int, ...] | None:
         """The shape of the tensor `key`, None when there is none."""

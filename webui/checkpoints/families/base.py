@@ -19,6 +19,7 @@ from webui.core.geometry import Size
 PredictionType = Literal["epsilon", "v_prediction"]
 TextModule = Literal["text_encoder", "text_encoder_2"]
 TextEncoderName = Literal["clip_l", "clip_h", "clip_g"]
+TextNaming = Literal["clip", "open_clip"]
 # What the UNet takes beside the text's states: nothing; a pooled text and sizes; a pooled text, sizes and a score.
 Conditioning = Literal["text", "sdxl", "refiner"]
 # What the first convolution takes beside the noisy latents: nothing; a mask and the masked picture's latents; a
@@ -40,7 +41,8 @@ class LatentToRgb(NamedTuple):
 class TextEncoderConfig:
     """One text encoder: its place in a diffusers folder, its class's keyword arguments, and what is read from it.
 
-    The last four are as in `webui.checkpoints.loaded.TextEncoder`.
+    `naming` says whether its weights have transformers' names or open_clip's; the four before it are as in
+    `webui.checkpoints.loaded.TextEncoder`.
     """
 
     component: TextModule
@@ -50,6 +52,7 @@ class TextEncoderConfig:
     layer: int
     final_norm: bool
     pooled: bool
+    naming: TextNaming = "clip"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

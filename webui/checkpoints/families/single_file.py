@@ -18,7 +18,7 @@ CONV_IN = keymap.UNET_PREFIX + "input_blocks.0.0.weight"
 _GROUPS = 32
 # What trainers leave below the prefixes.
 _VAE_SURPLUS = ("loss.", "model_ema.")
-_CLIP_SURPLUS = ("embeddings.position_ids", "text_projection.", "logit_scale")
+_CLIP_SURPLUS = ("embeddings.position_ids", "logit_scale")
 _OPEN_CLIP_SURPLUS = ("logit_scale", "attn_mask", "visual.")
 
 
@@ -58,8 +58,10 @@ def _file_config(traits: Traits, header: Header, source: str) -> ModelConfig:
 
 def _text_config(text: TextTraits, header: Header, own: Mapping[str, Any]) -> TextEncoderConfig:
     part = sizes.Part(header, *text.prefixes, what="a text encoder")
-    read = sizes.clip_sizes if text.naming == "clip" else sizes.open_clip_sizes
-    config = read(part)
+    # An encoder in a file of its own mostly has transformers' names, whoever made it.
+    naming = "clip" if "embeddings.token_embedding.weight" in part else "open_clip"
+    config = sizes.clip_sizes(part) if naming == "clip" else sizes.open_clip_sizes(part)
+    config["hidden_act"] = "quick_gelu" if text.naming == "clip" else "gelu"
     if text.drops_last and keymap.TRANSPOSED in part:  # a file that went through diffusers has neither
         config["num_hidden_layers"] -= 1
     return TextEncoderConfig(
@@ -70,6 +72,7 @@ def _text_config(text: TextTraits, header: Header, own: Mapping[str, Any]) -> Te
         layer=text.layer,
         final_norm=text.final_norm,
         pooled=text.pooled,
+        naming=naming,
     )
 
 
@@ -132,19 +135,22 @@ def file_layout(traits: Traits, config: ModelConfig) -> dict[str, ComponentLayou
         ),
     }
     for text, its in zip(traits.text_encoders, config.text_encoders, strict=True):
-        layouts[text.component] = _text_layout(text, its.config["num_hidden_layers"])
+        layouts[text.component] = _text_layout(text, its)
     return layouts
 
 
-def _text_layout(text: TextTraits, layers: int) -> ComponentLayout:
-    if text.naming == "clip":
-        return ComponentLayout(prefixes=text.prefixes, table=keymap.text_table(), surplus=_CLIP_SURPLUS)
+def _text_layout(text: TextTraits, its: TextEncoderConfig) -> ComponentLayout:
+    inside = "text_model." if text.pooled else ""
+    if its.naming == "clip":
+        surplus = _CLIP_SURPLUS if text.pooled else (*_CLIP_SURPLUS, "text_projection.")
+        return ComponentLayout(prefixes=text.prefixes, table=keymap.text_table(inside=inside), surplus=surplus)
+    layers = its.config["num_hidden_layers"]
     unread = (f"transformer.resblocks.{layers}.",) if text.drops_last else ()
     if not text.pooled:
         unread += (keymap.TRANSPOSED,)
     return ComponentLayout(
         prefixes=text.prefixes,
-        table=keymap.open_clip_table(layers, inside="text_model." if text.pooled else ""),
+        table=keymap.open_clip_table(layers, inside=inside),
         surplus=(*_OPEN_CLIP_SURPLUS, *unread),
     )
 

@@ -172,7 +172,7 @@ def vae_sizes(vae: Part) -> dict[str, Any]:
 
 
 def clip_sizes(text: Part) -> dict[str, Any]:
-    """The sizes of a text model with transformers' names: OpenAI's CLIP."""
+    """The sizes of a text model with transformers' names, OpenAI's CLIP above all."""
     layers = text.numbers(r"encoder\.layers\.(\d+)\.")
     return _text_sizes(
         text,
@@ -180,30 +180,28 @@ def clip_sizes(text: Part) -> dict[str, Any]:
         position="embeddings.position_embedding.weight",
         inner="encoder.layers.0.mlp.fc1.weight",
         layers=len(layers),
-        activation="quick_gelu",
     )
 
 
 def open_clip_sizes(text: Part) -> dict[str, Any]:
     """The sizes of a text tower with open_clip's names."""
     layers = text.numbers(r"transformer\.resblocks\.(\d+)\.")
-    sizes = _text_sizes(
+    return _text_sizes(
         text,
         token="token_embedding.weight",
         position="positional_embedding",
         inner="transformer.resblocks.0.mlp.c_fc.weight",
         layers=len(layers),
-        activation="gelu",
     )
-    if "text_projection" in text:
-        sizes["projection_dim"] = text.shape("text_projection", 2)[1]
-    elif "text_projection.weight" in text:
-        sizes["projection_dim"] = text.shape("text_projection.weight", 2)[0]
-    return sizes
 
 
-def _text_sizes(text: Part, *, token: str, position: str, inner: str, layers: int, activation: str) -> dict[str, Any]:
+def _text_sizes(text: Part, *, token: str, position: str, inner: str, layers: int) -> dict[str, Any]:
     words, width = text.shape(token, 2)
+    projected = width
+    if "text_projection" in text:
+        projected = text.shape("text_projection", 2)[1]
+    elif "text_projection.weight" in text:
+        projected = text.shape("text_projection.weight", 2)[0]
     return {
         "vocab_size": words,
         "hidden_size": width,
@@ -211,8 +209,7 @@ def _text_sizes(text: Part, *, token: str, position: str, inner: str, layers: in
         "num_hidden_layers": layers,
         "num_attention_heads": max(width // CLIP_HEAD, 1),
         "max_position_embeddings": text.shape(position, 2)[0],
-        "projection_dim": width,
-        "hidden_act": activation,
+        "projection_dim": projected,
         "layer_norm_eps": 1e-05,
     }
 

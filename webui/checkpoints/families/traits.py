@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from webui.checkpoints.families.base import (
     Conditioning,
@@ -16,6 +16,7 @@ from webui.checkpoints.families.base import (
     PredictionType,
     TextEncoderName,
     TextModule,
+    TextNaming,
     UNetInput,
 )
 from webui.core.errors import UnsupportedModel
@@ -33,14 +34,15 @@ def published_schedule() -> Mapping[str, Any]:
 class TextTraits:
     """A text encoder of a family: where a single file keeps it (`prefixes`, in order), and what is read from it.
 
-    Where `drops_last`, the last layer of a file in its authors' form is read by nobody and is left out. The fields
-    after `naming` are those of `TextEncoderConfig`.
+    `naming` is that of its authors: OpenAI's, with their quick GELU, or open_clip's. Where `drops_last`, the last layer
+    of a file in its authors' form is read by nobody and is left out. The fields after `naming` are those of
+    `TextEncoderConfig`.
     """
 
     component: TextModule
     name: TextEncoderName
     prefixes: tuple[str, ...]
-    naming: Literal["clip", "open_clip"]
+    naming: TextNaming
     pad_token: int
     layer: int
     final_norm: bool

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from webui import cli
+from webui.checkpoints import weights as door
 from webui.checkpoints.conversion import convert
 from webui.checkpoints.header import read_header
 from webui.checkpoints.load import load_checkpoint
@@ -128,6 +130,50 @@ def test_shards(state, tmp_path):
 
     with open_weights(index) as weights:
         same(weights, state)
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A file of 24 tensors of 256 kB each."""
+    path = tmp_path / "large.safetensors"
+    save_file({f"layer.{index}": torch.full((256, 256), float(index)) for index in range(24)}, path)
+    return path
+
+
+def resident_bytes(path):
+    """What of this process's resident memory are pages of the file at `path`."""
+    found, counts = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            counts = line.endswith(str(path))
+        elif counts and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's account of a process's memory")
+def test_a_model_is_not_in_memory_twice_while_it_is_copied(large, monkeypatch):
+    monkeypatch.setattr(door, "WINDOW_BYTES", 1 << 20)
+    most = 0
+    with open_weights(large) as opened:
+        for name, tensor in opened.tensors():
+            assert tensor.mean().item() == float(name[6:])
+            del tensor
+            most = max(most, resident_bytes(large))
+    assert 0 < most < 3 << 20, "of six megabytes"
+    assert resident_bytes(large) == 0
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_told(large, tmp_path, monkeypatch):
+    monkeypatch.setattr(door, "WINDOW_BYTES", 1 << 20)
+    other = tmp_path / "other"
+    save_file({f"layer.{index}": torch.zeros(256, 256) for index in range(24)}, other)
+    with open_weights(large) as opened:
+        for index in range(5):
+            opened.tensor(f"layer.{index}")
+        other.replace(large)
+        with pytest.raises(UnsupportedModel, match="replaced while it was read"):
+            opened.tensor("layer.5")
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "nonsense", '{"weight_map": {}}', '{"weight_map": {"a": "../b"}}'])

@@ -8,8 +8,9 @@ Safetensors are mapped, so that a tensor costs memory only when it is copied; pi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,9 @@ from webui.checkpoints.containers.shards import shard_files
 from webui.checkpoints.conversion import as_safetensors
 from webui.checkpoints.header import Header, read_header
 from webui.core.errors import UnsupportedModel
+
+# A map is renewed after this much was read through it.
+WINDOW_BYTES = 1 << 28
 
 
 class Weights:
@@ -96,11 +100,53 @@ def _reader(stack: ExitStack, header: Header, conversions: Path | None) -> Calla
 
 def _mapped_reader(stack: ExitStack, path: Path, files: list[Path]) -> Callable[[str], Tensor]:
     try:
-        opened = [stack.enter_context(safe_open(file, framework="pt", device="cpu")) for file in files]
+        maps = [stack.enter_context(closing(_Mapped(file))) for file in files]
     except (SafetensorError, OSError) as error:
         raise UnsupportedModel(f"{path.name} cannot be read: {error}; download it again.") from error
-    owner = {name: file for file in opened for name in file.keys()}  # noqa: SIM118  # safe_open is no dictionary
-    return lambda name: owner[name].get_tensor(name)
+    owner = {name: mapped for mapped in maps for name in mapped.names}
+    return lambda name: owner[name].tensor(name)
+
+
+class _Mapped:
+    """A safetensors file, mapped anew every `WINDOW_BYTES`.
+
+    Pages once read count as this process's own for as long as the map lives, so a model would be in memory twice by the
+    end: in the file's precision and as copied. Raises OSError where another file took its place between two maps.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = _identity(path)
+        self._read = 0
+        self._file: Any = None
+        self._open()
+        self.names = tuple(self._file.keys())
+
+    def _open(self) -> None:
+        self.close()
+        if _identity(self._path) != self._identity:
+            raise OSError("it was replaced while it was read")
+        self._file = safe_open(self._path, framework="pt", device="cpu")
+        self._file.__enter__()
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor `name`, mapped; the map lasts until the tensor and this are gone."""
+        if self._read > WINDOW_BYTES:
+            self._open()
+        tensor = self._file.get_tensor(name)
+        self._read += tensor.nbytes
+        return tensor
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._file is not None:
+            self._file.__exit__(None, None, None)
+        self._file, self._read = None, 0
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _gguf_reader(path: Path) -> Callable[[str], Tensor]:

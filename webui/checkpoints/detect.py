@@ -24,7 +24,10 @@ FAMILIES: tuple[Family, ...] = (X4_UPSCALER, SDXL, SDXL_REFINER, SD2, SD1)
 
 FOLDER_INDEX = "model_index.json"
 
-_RUNS = "Atelier runs Stable Diffusion 1, 2 and XL checkpoints, and many text-to-image models as diffusers folders"
+_RUNS = (
+    "Atelier runs Stable Diffusion 1, 2, 3 and XL, FLUX.1 and Chroma checkpoints, and many text-to-image models as"
+    " diffusers folders"
+)
 
 Test = Callable[[Header], bool]
 
@@ -54,10 +57,10 @@ _IMPOSTORS: tuple[tuple[str, Test], ...] = (
 # Asked after them; each line is tried only where the ones above said no.
 _OTHERS: tuple[tuple[str, Test], ...] = (
     ("a LoRA, which belongs in models/Lora", _ends(".lora_down.weight", ".lora_A.weight", ".hada_w1_a", ".lokr_w1")),
-    ("Stable Diffusion 3", _transformer("joint_blocks.")),
-    ("Chroma", _transformer("distilled_guidance_layer.")),
+    ("a part of Stable Diffusion 3", _transformer("joint_blocks.")),
+    ("a part of Chroma", _transformer("distilled_guidance_layer.")),
     ("FLUX.2", _transformer("single_stream_modulation.")),
-    ("FLUX.1", _transformer("double_blocks.0.img_attn.")),
+    ("a part of FLUX.1", _transformer("double_blocks.0.img_attn.")),
     ("HunyuanVideo", _transformer("txt_in.individual_token_refiner.")),
     ("Z-Image", _transformer("layers.0.adaLN_modulation.0.")),
     ("Lumina 2", _transformer("cap_embedder.0.")),
@@ -76,15 +79,13 @@ _OTHERS: tuple[tuple[str, Test], ...] = (
     ("a text encoder", _begins("text_model.", "encoder.block.0.", "transformer.resblocks.")),
 )
 # Those of them that run from a diffusers folder.
-_AS_FOLDERS = frozenset(
-    {"Stable Diffusion 3", "Chroma", "FLUX.2", "FLUX.1", "Z-Image", "Lumina 2", "Qwen-Image", "Sana", "AuraFlow"}
-)
+_AS_FOLDERS = frozenset({"FLUX.2", "Z-Image", "Lumina 2", "Qwen-Image", "Sana", "AuraFlow"})
 
 
-def detect(header: Header) -> Family:
+def detect(header: Header) -> Family | PipelineFamily:
     """The family of a single file; raises `UnsupportedModel` saying what the file looks like instead."""
     _refuse(header, _IMPOSTORS)
-    for family in FAMILIES:
+    for family in (*FAMILIES, DIFFUSERS):
         if family.recognises(header):
             return family
     _refuse(header, _OTHERS)

@@ -1,6 +1,7 @@
-"""A diffusers folder → a whole pipeline of diffusers', for the models that Atelier's own families do not run.
+"""A diffusers folder or a single file → a whole pipeline of diffusers', for what Atelier's own families do not run.
 
-Reads that folder and nothing else: no network, no pickles, no code that the folder brings.
+Of a folder it reads that and nothing else: no network, no pickles, no code that the folder brings. Single files are
+`webui.checkpoints.single_pipeline`'s.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import nn
 
 from webui.checkpoints.detect import identify
 from webui.checkpoints.families.diffusers_folder import PipelineConfig
+from webui.checkpoints.header import read_header
+from webui.checkpoints.single_pipeline import load_single_pipeline
 from webui.checkpoints.weights import refuse_nan
 from webui.core.errors import CheckpointNotFound, UnsupportedModel
 from webui.core.ports import CheckpointInfo
@@ -43,33 +46,54 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedPipeline:
-    """A pipeline in main memory, its networks in evaluation mode; whoever owns it may move them."""
+    """A pipeline in main memory, its networks in evaluation mode; whoever owns it may move them.
+
+    `notices` are what people should know of it, a sentence each.
+    """
 
     info: CheckpointInfo
     pipeline: DiffusionPipeline
+    notices: tuple[str, ...] = ()
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """Its components that have weights, by the names that the folder gives them."""
-        modules = {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
-        return {name: module for name, module in modules.items() if any(True for _ in module.parameters())}
+        """Its components that have weights, by the names that the pipeline gives them."""
+        return modules_of(self.pipeline)
 
 
-def load_pipeline(path: Path, info: CheckpointInfo, *, dtype: torch.dtype) -> LoadedPipeline:
-    """Loads the diffusers folder at `path` in `dtype` into main memory.
+def modules_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The components of `pipeline` that have weights."""
+    modules = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    return {name: module for name, module in modules.items() if any(True for _ in module.parameters())}
 
-    Raises `CheckpointNotFound` when the folder is gone, `UnsupportedModel` when it is incomplete, damaged, has its
-    weights in pickles, or brings code of its own.
+
+def load_pipeline(
+    path: Path, info: CheckpointInfo, *, dtype: torch.dtype, models: Path, conversions: Path | None = None
+) -> LoadedPipeline:
+    """Loads the diffusers folder or single file at `path` in `dtype` into main memory.
+
+    What a single file does not bring is taken from the folder `models`; pickles among it are converted, and kept in
+    `conversions` if there is such a folder. Raises `CheckpointNotFound` when `path` is gone, `UnsupportedModel` when
+    it is incomplete or damaged, or is a folder that has its weights in pickles or brings code of its own.
     """
     if not path.exists():
         raise CheckpointNotFound(f"The checkpoint {info.name!r} is no longer at {path}; reload the list of models.")
     _, config = identify(path)
     if not isinstance(config, PipelineConfig):
-        raise UnsupportedModel(
-            f"{path.name} is no longer a folder for a diffusers pipeline; reload the list of models."
-        )
+        raise UnsupportedModel(f"{path.name} is no longer for a diffusers pipeline; reload the list of models.")
     started = time.monotonic()
     torchvision_operators.declare()
+    notices: tuple[str, ...] = ()
+    if path.is_dir():
+        pipeline = _from_folder(path, config, dtype)
+    else:
+        pipeline, notices = load_single_pipeline(read_header(path), dtype=dtype, models=models, conversions=conversions)
+    pipeline.set_progress_bar_config(disable=True)
+    logger.info("Loaded %s (%s) in %.1f s", info.name, config.pipeline, time.monotonic() - started)
+    return LoadedPipeline(info=info, pipeline=pipeline, notices=notices)
+
+
+def _from_folder(path: Path, config: PipelineConfig, dtype: torch.dtype) -> DiffusionPipeline:
     import diffusers
 
     try:
@@ -81,12 +105,9 @@ def load_pipeline(path: Path, info: CheckpointInfo, *, dtype: torch.dtype) -> Lo
             )
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
-    pipeline.set_progress_bar_config(disable=True)
-    loaded = LoadedPipeline(info=info, pipeline=pipeline)
-    for component, module in loaded.modules.items():
+    for component, module in modules_of(pipeline).items():
         _refuse_incomplete(module.eval().requires_grad_(False), f"{component.replace('_', ' ')} of {path.name}")
-    logger.info("Loaded %s (%s) in %.1f s", info.name, config.pipeline, time.monotonic() - started)
-    return loaded
+    return pipeline
 
 
 def _refuse_incomplete(module: nn.Module, what: str) -> None:

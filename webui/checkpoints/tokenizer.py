@@ -39,6 +39,10 @@ class _BytePairs:
         self._words = words
         self._known = functools.lru_cache(maxsize=_REMEMBERED_WORDS)(self._word)
 
+    def vocabulary(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
+        """The ids of all tokens, and all merges in their order."""
+        return dict(self._ids), list(self._ranks)
+
     def encode(self, text: str) -> list[int]:
         """The ids of clean, lower-case `text`."""
         return [number for match in self._words.finditer(text) for number in self._known(match[0])]
@@ -103,6 +107,11 @@ def _byte_pairs() -> _BytePairs:
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1 : _MERGES + 1]
     merges = [(left, right) for left, right in (line.split() for line in lines)]
     return _BytePairs(merges, regex.compile(_WORDS, regex.IGNORECASE))
+
+
+def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's tokens with their ids, and its merges in their order, as transformers' tokenizer takes them."""
+    return _byte_pairs().vocabulary()
 
 
 class ClipTokenizer:

@@ -96,6 +96,8 @@ def generate_with_pipeline(
     total = request.steps * request.batch_count
     yield Started(total_images=request.total_images, total_steps=total, checkpoint=name, attention=bench.attention)
     yield Notice(text=f"{name} runs with its own scheduler ({scheduler}); no effect here: {', '.join(said)}.")
+    for notice in bench.checkpoint.notices:
+        yield Notice(text=notice)
 
     for batch in range(start_batch, request.batch_count):
         if control.take_skip():

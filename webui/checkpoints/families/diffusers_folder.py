@@ -1,5 +1,7 @@
 """Any other text-to-image model that lies here as a diffusers folder: it runs through diffusers' own pipeline.
 
+So do the models of `webui.checkpoints.families.flow`, which come in one file as well.
+
 Names only: whether diffusers really has these pipelines, and whether they take what the engine gives them, is held by
 a test. Code that comes with a folder is never run.
 """
@@ -10,7 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from webui.checkpoints.families import markers
 from webui.checkpoints.families.base import Folder
+from webui.checkpoints.families.flow import flow_model
+from webui.checkpoints.header import Header
 from webui.core.errors import UnsupportedModel
 from webui.core.geometry import Size
 
@@ -61,13 +66,28 @@ class PipelineConfig:
 class PipelineFamily:
     """The descriptor of models that only diffusers' pipelines run; the first two are as in `base.Family`.
 
-    `folder_config` raises `UnsupportedModel` where the folder is incomplete or brings code.
+    `config` and `folder_config` raise `UnsupportedModel` where file or folder is incomplete or brings code.
     """
 
     name: str
     title: str
+    recognises: Callable[[Header], bool]
+    config: Callable[[Header], PipelineConfig]
     recognises_folder: Callable[[Folder], bool]
     folder_config: Callable[[Folder], PipelineConfig]
+
+
+def _recognises(header: Header) -> bool:
+    return flow_model(header) is not None
+
+
+def _config(header: Header) -> PipelineConfig:
+    model = flow_model(header)
+    if model is None:
+        raise UnsupportedModel(f"{header.path.name} is no model for a diffusers pipeline.")
+    model.config(header)  # what is not complete is told here, not at load
+    size = markers.size_of(header) or Size(_NATIVE_SIDE, _NATIVE_SIDE)
+    return PipelineConfig(pipeline=model.pipeline, native_size=size)
 
 
 def _recognises_folder(folder: Folder) -> bool:
@@ -106,6 +126,8 @@ def _levels(vae: Mapping[str, Any]) -> int:
 DIFFUSERS = PipelineFamily(
     name="diffusers",
     title="a diffusers pipeline",
+    recognises=_recognises,
+    config=_config,
     recognises_folder=_recognises_folder,
     folder_config=_folder_config,
 )

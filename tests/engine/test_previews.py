@@ -1,5 +1,6 @@
 """Forming pictures: by colours, and by a small decoder read from a file in TAESD's layout."""
 
+import contextlib
 import io
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from webui.checkpoints.families.base import LatentToRgb
 from webui.checkpoints.preview_decoder import find_preview_decoder, load_preview_decoder
 from webui.core.errors import UnsupportedModel
+from webui.engine import previews
 from webui.engine.previews import LONGEST_SIDE, by_colours, by_decoder, latents_to_jpeg, preview_of
 from webui.hardware import torchvision_operators
 
@@ -95,3 +97,47 @@ def test_other_files_are_refused_by_name(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "taesd_decoder.safetensors")
     with pytest.raises(UnsupportedModel, match=r"taesd_decoder\.safetensors is no preview decoder"):
         load_preview_decoder(tmp_path / "taesd_decoder.safetensors", device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_on_a_card_a_preview_has_a_stream_of_its_own(monkeypatch):
+    """Stand-ins for CUDA's streams and events say what happens in which order."""
+    said = []
+
+    class Event:
+        def record(self, stream):
+            said.append(f"latents are there on {stream}")
+
+    class Stream:
+        def __init__(self, device):
+            self.device = device
+
+        def wait_event(self, event):
+            assert isinstance(event, Event)
+            said.append("side waits")
+
+    @contextlib.contextmanager
+    def on(stream):
+        assert isinstance(stream, Stream)
+        said.append("side begins")
+        yield
+        said.append("side ends")
+
+    class OnCard(torch.Tensor):
+        device = torch.device("cuda", 0)
+
+        def record_stream(self, stream):
+            said.append("side reads")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: "the loop's")
+    previews._side_stream.cache_clear()
+    try:
+        preview = preview_of(torch.zeros(1, 4, 8, 8).as_subclass(OnCard), by_colours(MAPPING))
+        assert said == ["latents are there on the loop's"]
+        assert opened(preview()).size == (64, 64)
+        assert said[1:] == ["side waits", "side reads", "side begins", "side ends"]
+        assert previews._side_stream(OnCard.device) is previews._side_stream(OnCard.device)
+    finally:
+        previews._side_stream.cache_clear()

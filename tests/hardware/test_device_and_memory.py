@@ -91,3 +91,19 @@ def test_cuda_counts_torchs_unused_cache_as_free_within_what_is_allowed(monkeypa
 
 def test_the_cpus_free_memory_is_the_machines():
     assert memory.free_bytes(torch.device("cpu")) > 1 << 20
+
+
+def test_fast_arithmetic_is_for_cards_alone(monkeypatch):
+    from webui.hardware.device import set_fast_arithmetic
+
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+    before = torch.get_float32_matmul_precision()
+    try:
+        set_fast_arithmetic(torch.device("cpu"), wanted=True)
+        assert torch.get_float32_matmul_precision() == before
+        for wanted, precision in ((True, "high"), (False, "highest")):
+            set_fast_arithmetic(torch.device("cuda", 0), wanted=wanted)
+            assert torch.get_float32_matmul_precision() == precision
+            assert torch.backends.cudnn.benchmark is wanted
+    finally:
+        torch.set_float32_matmul_precision(before)

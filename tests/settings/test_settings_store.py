@@ -40,6 +40,7 @@ def test_the_defaults_are_those_of_the_documentation():
         "attention": "auto",
         "compile": False,
         "weights": "full",
+        "fast_arithmetic": False,
         "video_memory_use": "auto",
         "previews": True,
         "previews_per_second": 4.0,

@@ -1,6 +1,7 @@
 """A forming picture as a small JPEG, by a small decoder where there is one, else by a linear map to colours.
 
-Called from the thread that shows previews, at its own pace; it only reads the latents it was given.
+Called from the thread that shows previews, at its own pace; it only reads the latents it was given. On CUDA its work
+runs on a stream of its own, which waits for the latents by an event: no step waits for it, nor it for later steps.
 """
 
 from __future__ import annotations
@@ -73,4 +74,24 @@ def latents_to_jpeg(latents: Tensor, render: Render) -> bytes:
 
 def preview_of(denoised: Tensor, render: Render | None) -> Callable[[], bytes] | None:
     """A closure that renders `denoised` when, and only if, somebody wants to see it; None without a `render`."""
-    return None if render is None else functools.partial(latents_to_jpeg, denoised, render)
+    if render is None:
+        return None
+    if denoised.device.type != "cuda":
+        return functools.partial(latents_to_jpeg, denoised, render)
+    ready = torch.cuda.Event()
+    ready.record(torch.cuda.current_stream(denoised.device))
+    return functools.partial(_beside_the_steps, ready, denoised, render)
+
+
+def _beside_the_steps(ready: torch.cuda.Event, denoised: Tensor, render: Render) -> bytes:
+    side = _side_stream(denoised.device)
+    side.wait_event(ready)
+    denoised.record_stream(side)  # its memory is not given to a later step while it is read here
+    with torch.cuda.stream(side):
+        return latents_to_jpeg(denoised, render)
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all previews, as torch keeps freed memory for the stream that it was taken on."""
+    return torch.cuda.Stream(device)

@@ -43,7 +43,14 @@ from webui.engine.plan import (
 from webui.engine.residents import FixedPart, Resident, Residents
 from webui.engine.upscale import UpscalerNetwork
 from webui.hardware.attention.processor import head_sizes
-from webui.hardware.device import choose_device, choose_dtype, choose_pipeline_dtype, describe, wider_dtype
+from webui.hardware.device import (
+    choose_device,
+    choose_dtype,
+    choose_pipeline_dtype,
+    describe,
+    set_fast_arithmetic,
+    wider_dtype,
+)
 from webui.hardware.low_bits import FULL, pack_weights, why_not
 from webui.hardware.memory import free_bytes, free_ram_bytes, give_back, limit
 
@@ -227,8 +234,9 @@ class Stock:
         self.residents.release_others()
         give_back(self.device)
 
-    def keep_within_limit(self) -> None:
-        """Has torch itself hold to what the settings allow of the card."""
+    def tell_torch(self) -> None:
+        """Has torch itself hold to what the settings allow of the card, and of its arithmetic."""
+        set_fast_arithmetic(self.device, wanted=self._settings().fast_arithmetic)
         limit(self.device, int(self._settings().video_memory_gib * GIB))
 
     def _get(self, kind: type[Kind], key: Hashable, load: Callable[[], Resident[Held]], *, expected_bytes: int) -> Kind:

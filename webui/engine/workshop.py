@@ -101,7 +101,7 @@ class Workshop:
         Raises `CheckpointNotFound`, `UnsupportedModel` or `UserError`; what was loaded before is then still there.
         """
         phases = Phases() if phases is None else phases
-        self.stock.keep_within_limit()
+        self.stock.tell_torch()
         refine = self._refine(request, economy)
         with phases("load"):
             with self.stock.residents.turn(beside_last=beside_last):
@@ -156,7 +156,7 @@ class Workshop:
         Of an `economy` it knows the weights that wait in main memory.
         """
         phases = Phases() if phases is None else phases
-        self.stock.keep_within_limit()
+        self.stock.tell_torch()
         info = self._folder.checkpoint(request.checkpoint)
         require_words_alone(request, info.name)
         path = self._folder.path(info.name)

@@ -19,6 +19,16 @@ def choose_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.float16
 
 
+def set_fast_arithmetic(device: torch.device, *, wanted: bool) -> None:
+    """Lets a CUDA card round products of float32 to TF32 and cuDNN time its algorithms, or neither; others have none.
+
+    Both may change a picture's last bits, the second from one start of the program to the next.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
+        torch.backends.cudnn.benchmark = wanted
+
+
 def wider_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype | None:
     """What to compute in where `dtype` overflowed: bfloat16, if the card computes in it, then float32, then nothing."""
     if dtype == torch.float16 and choose_pipeline_dtype(device) == torch.bfloat16:

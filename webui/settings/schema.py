@@ -54,6 +54,10 @@ class Settings(BaseModel):
     compile: bool = Field(
         default=False, description="Compile the UNet: the first picture of a size waits for it, later ones are faster."
     )
+    fast_arithmetic: bool = Field(
+        default=False,
+        description="Let a graphics card round float32 to TF32 and time its convolutions; last bits of pictures vary.",
+    )
     previews: bool = Field(default=True, description="Show the forming picture.")
     previews_per_second: float = Field(
         default=4, gt=0, le=30, description="How often the forming picture is shown at most."

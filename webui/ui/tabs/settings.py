@@ -55,6 +55,11 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
         info="The first picture of each size takes some minutes, the next ones are faster. Meant for graphics cards.",
         elem_id="setting_compile",
     )
+    fast = gr.Checkbox(
+        label="Fast arithmetic",
+        info="Graphics cards round float32 to TF32 and time their convolutions; the last bits of pictures may vary.",
+        elem_id="setting_fast_arithmetic",
+    )
     gr.HTML("<h2>Memory</h2>")
     main_memory = gr.Number(
         label="Main memory for loaded models, in GiB",
@@ -77,7 +82,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
     )
     save = gr.Button("Save settings", variant="primary", elem_id="settings_save")
     fields: list[Component] = [
-        *(attention, previews, rate, vae, compiling),
+        *(attention, previews, rate, vae, compiling, fast),
         *(main_memory, video_memory, memory_use, weights),
     ]
 
@@ -94,6 +99,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
             now.previews_per_second,
             gr.Dropdown(choices=vaes, value=now.vae),
             now.compile,
+            now.fast_arithmetic,
             now.model_memory_gib,
             now.video_memory_gib,
             now.video_memory_use,
@@ -106,6 +112,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
         rate: object,
         vae: str,
         compiling: bool,
+        fast: bool,
         main_memory: object,
         video_memory: object,
         memory_use: str,
@@ -117,6 +124,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
             previews_per_second=number("Previews per second", rate),
             vae=vae,
             compile=compiling,
+            fast_arithmetic=fast,
             model_memory_gib=number("Main memory", main_memory),
             video_memory_gib=number("Video memory", video_memory),
             video_memory_use=memory_use,

@@ -366,6 +366,30 @@ def test_a_folder_without_its_weights_is_refused(broken):
         run(engine, REQUEST)
 
 
+@pytest.mark.parametrize(
+    ("file", "lost", "words"),
+    [
+        (
+            "text_encoder/model.safetensors",
+            "text_model.encoder.layers.1.mlp",
+            r"text encoder of sd3 lacks 4 weights, 'text_model.encoder.layers.1.mlp.fc1.weight' first",
+        ),
+        ("text_encoder_3/model.safetensors", "encoder.final_layer_norm", "text encoder 3 of sd3 lacks 1 weights"),
+        ("transformer/diffusion_pytorch_model.safetensors", "proj_out.", "transformer of sd3 lacks 2 weights, 'proj_o"),
+        ("vae/diffusion_pytorch_model.safetensors", "decoder.conv_in.bias", "vae of sd3 lacks 1 weights"),
+    ],
+)
+def test_weights_that_a_folder_lacks_are_not_made_up(file, lost, words, broken):
+    from safetensors.torch import load_file, save_file
+
+    folder, engine = broken
+    weights = {name: weight for name, weight in load_file(folder / file).items() if not name.startswith(lost)}
+    save_file(weights, folder / file, metadata={"format": "pt"})
+
+    with pytest.raises(UnsupportedModel, match=words):
+        run(engine, REQUEST)
+
+
 def test_weights_that_are_not_numbers_are_refused(broken):
     from safetensors.torch import load_file, save_file
 

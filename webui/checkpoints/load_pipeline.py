@@ -6,18 +6,20 @@ Of a folder it reads that and nothing else: no network, no pickles, no code that
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from webui.checkpoints.detect import identify
+from webui.checkpoints.detect import FOLDER_INDEX, identify
+from webui.checkpoints.families.base import read_json
 from webui.checkpoints.families.diffusers_folder import PipelineConfig
 from webui.checkpoints.header import read_header
 from webui.checkpoints.single_pipeline import load_single_pipeline
@@ -27,7 +29,9 @@ from webui.core.ports import CheckpointInfo
 from webui.hardware import torchvision_operators
 
 if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -100,21 +104,46 @@ def _from_folder(path: Path, config: PipelineConfig, dtype: torch.dtype) -> Diff
         with warnings.catch_warnings():
             # diffusers 0.42 calls it dtype and warns; 0.41, the last for Python 3.10, knows torch_dtype only.
             warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
+            modules = {name: _component(path, name, made, dtype) for name, made in _classes(path).items()}
             pipeline = getattr(diffusers, config.pipeline).from_pretrained(
-                str(path), torch_dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+                str(path), **modules, torch_dtype=dtype, local_files_only=True, trust_remote_code=False
             )
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
-    for component, module in modules_of(pipeline).items():
-        _refuse_incomplete(module.eval().requires_grad_(False), f"{component.replace('_', ' ')} of {path.name}")
     return pipeline
 
 
-def _refuse_incomplete(module: nn.Module, what: str) -> None:
-    for name, weight in module.named_parameters():
-        if weight.device.type == "meta":
-            raise UnsupportedModel(f"The {what} lacks the weight {name!r}; copy the whole model again.")
-        refuse_nan(weight, name, what)
+def _classes(path: Path) -> dict[str, type[ModelMixin | PreTrainedModel]]:
+    """The classes of the folder's networks; `identify` made sure that they are the libraries' own."""
+    found = {}
+    for name, entry in read_json(path / FOLDER_INDEX, path).items():
+        if isinstance(entry, list) and entry and entry[0] is not None:
+            made = getattr(importlib.import_module(entry[0]), entry[1])
+            if issubclass(made, nn.Module):
+                found[name] = made
+    return found
+
+
+def _component(path: Path, name: str, made: type[ModelMixin | PreTrainedModel], dtype: torch.dtype) -> nn.Module:
+    """One network of the folder; raises `UnsupportedModel` for weights that its file lacks or that are not finite.
+
+    The libraries themselves would make up what is missing, and write a line into the log.
+    """
+    from transformers import PreTrainedModel
+
+    named: dict[str, Any] = {"dtype" if issubclass(made, PreTrainedModel) else "torch_dtype": dtype}
+    load: Any = made.from_pretrained  # of which the libraries do not say that it returns two things here
+    module, told = load(
+        str(path / name), **named, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    what = f"{name.replace('_', ' ')} of {path.name}"
+    missing = set(told["missing_keys"])
+    if missing:
+        first = next((key for key in module.state_dict() if key in missing), min(missing))
+        raise UnsupportedModel(f"The {what} lacks {len(missing)} weights, {first!r} first; copy the whole model again.")
+    for key, weight in module.eval().requires_grad_(False).named_parameters():
+        refuse_nan(weight, key, what)
+    return module
 
 
 def _unreadable(path: Path, error: Exception) -> UnsupportedModel:

@@ -31,11 +31,13 @@ from typing import NoReturn
 
 OLDEST_PYTHON = (3, 10)
 ROOT = Path(__file__).resolve().parent
-ONE_SHOT = ("generate", "infotext")  # subcommands that end by themselves and are not restarted
+# Subcommands that end by themselves and are not restarted.
+ONE_SHOT = ("convert", "doctor", "generate", "infotext", "inspect", "upscale")
 RESTARTS = 5
 RESTART_WINDOW_S = 300.0
 GRACE_S = 25.0  # longer than the server gives its worker
 ASKED_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+MOST_TEST_WORKERS = 4  # each holds torch and a model or two
 LARGE_DOWNLOAD = re.compile(r"Downloading (\S+) \((\d+\.\d+ [MG]B)\)")
 
 
@@ -333,19 +335,26 @@ def ensure_chromium() -> None:
 
 
 def run_checks(environment: Environment, pytest_arguments: list[str]) -> int:
-    """Runs lint, format, types and tests, all of them whatever fails; returns 0 only if every one passed."""
+    """Runs lint, format, types and tests, all of them whatever fails; returns 0 only if every one passed.
+
+    The whole suite runs in a process a core, each with the tests of a file and its share of torch's threads.
+    """
+    cores = os.cpu_count() or 1
+    workers = min(cores, MOST_TEST_WORKERS)
+    together = ["-n", str(workers), "--dist", "loadfile"]
+    variables = {**os.environ, "OMP_NUM_THREADS": str(cores // workers)}
     steps = {
         "ruff check": [environment.command("ruff"), "check", "."],
         "ruff format": [environment.command("ruff"), "format", "--check", "."],
         "pyright": [environment.command("pyright")],
-        "pytest": [str(environment.python), "-m", "pytest", *pytest_arguments],
+        "pytest": [str(environment.python), "-m", "pytest", *(pytest_arguments or together)],
     }
     summary = []
     failed = False
     for name, command in steps.items():
         say(f"── {name}")
         start = time.monotonic()
-        code = subprocess.run(command, cwd=environment.root, check=False).returncode
+        code = subprocess.run(command, cwd=environment.root, env=variables, check=False).returncode
         failed = failed or code != 0
         outcome = "passed" if code == 0 else f"FAILED (exit code {code})"
         summary.append(f"{name:<12} {time.monotonic() - start:6.1f} s  {outcome}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 
 import pytest
@@ -81,6 +82,13 @@ def test_one_shot_commands_are_not_supervised(launch, started, monkeypatch):
     assert commands == []
 
 
+def test_every_command_but_serving_is_one_shot(launch):
+    from webui.cli import make_parser
+
+    groups = [action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    assert sorted(groups[0].choices) == sorted(launch.ONE_SHOT)
+
+
 @pytest.mark.parametrize("failing", [None, "ruff", "pytest"])
 def test_every_check_runs_and_any_failure_counts(launch, started, monkeypatch, capsys, failing):
     parts, _ = started
@@ -101,6 +109,23 @@ def test_every_check_runs_and_any_failure_counts(launch, started, monkeypatch, c
     assert ran[-1][1:] == ["-m", "pytest", "tests/core", "-k", "x"]
     summary = capsys.readouterr().out.split("── summary")[1].strip().splitlines()
     assert [line.split("  ")[0] for line in summary] == ["ruff check", "ruff format", "pyright", "pytest"]
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(1, "1", "1"), (2, "2", "1"), (3, "3", "1"), (16, "4", "4")])
+def test_the_whole_suite_shares_the_cores(launch, started, monkeypatch, cores, workers, threads):
+    ran = []
+
+    def run(command, *, env, **options):
+        ran.append((command[1:], env["OMP_NUM_THREADS"]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(launch, "ensure_chromium", lambda: None)
+    monkeypatch.setattr(launch.subprocess, "run", run)
+    monkeypatch.setattr(launch.os, "cpu_count", lambda: cores)
+
+    assert launch.main(["test"]) == 0
+
+    assert ran[-1] == (["-m", "pytest", "-n", workers, "--dist", "loadfile"], threads)
 
 
 def test_an_old_python_is_told_so(launch, monkeypatch, capsys):

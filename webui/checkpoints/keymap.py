@@ -36,6 +36,7 @@ _UNET_RESNET = {
 _UNET_ENDS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
+    "time_embed.cond_proj": "time_embedding.cond_proj",  # LCM's guidance scale
     "label_emb": "class_embedding",  # the x4 upscaler's level of noise
     "label_emb.0.0": "add_embedding.linear_1",  # SDXL's sizes and pooled text
     "label_emb.0.2": "add_embedding.linear_2",

@@ -5,11 +5,13 @@ Owns what a step feeds the UNet and how its answers are weighed; it must not kno
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from webui.core.requests import Guidance
@@ -31,6 +33,9 @@ class Guided:
     evaluation asks the network once more, perturbed; with a `sag_scale`, once more about a degraded input, for which it
     must be known what the network predicts. With `split` the texts go through the network one after the other, which
     takes half of the memory and gives the same up to the last bits.
+
+    A network distilled from a guided one, as LCMs are, is told the scale itself, as `scale_width` numbers: it then goes
+    without the negative prompt, and its answers are not guided again.
     """
 
     def __init__(
@@ -49,10 +54,12 @@ class Guided:
         sag_scale: float = 0.0,
         prediction_type: PredictionType = "epsilon",
         split: bool = False,
+        scale_width: int = 0,
     ) -> None:
         self._unet = unet
         self._plan = plan
-        self._cfg_scale = cfg_scale
+        self._told_scale = scale_embedding(cfg_scale, scale_width) if scale_width else None
+        self._cfg_scale = 1.0 if scale_width else cfg_scale
         self._guidance = guidance
         self._evaluations = evaluations
         self._beside = beside
@@ -93,7 +100,12 @@ class Guided:
         return rescaled(guided, answer, self._guidance.rescale) if self._guidance.rescale > 0 else guided
 
     def _skips_negative(self, sigma: float) -> bool:
-        """Whether this evaluation goes without the negative prompt, by A1111's rules for early steps and for NGMS."""
+        """Whether this evaluation goes without the negative prompt, by A1111's rules for early steps and for NGMS.
+
+        A network that is told the scale always does.
+        """
+        if self._told_scale is not None:
+            return True
         early, below = self._guidance.skip_early, self._guidance.skip_negative_below
         if early > 0 and self._evaluation / self._evaluations <= early:
             return True
@@ -169,14 +181,30 @@ class Guided:
             self._arguments[key] = states, self._added(texts, batch)
         return self._arguments[key]
 
-    def _added(self, texts: Sequence[Conditioning], batch: int) -> dict[str, Mapping[str, Tensor]]:
-        """SDXL's further conditions, where the texts have them, under diffusers' names."""
+    def _added(self, texts: Sequence[Conditioning], batch: int) -> dict[str, Any]:
+        """What else the network is told, under diffusers' names: the scale, and SDXL's further conditions."""
+        rows = len(texts) * batch
+        device = texts[0].states.device
+        told = self._told_scale
+        scale = {} if told is None else {"timestep_cond": told.to(device, self._dtype).expand(rows, -1)}
         pooled = [text.pooled.repeat(batch, 1) for text in texts if text.pooled is not None]
         sizes = [text.time_ids.repeat(batch, 1) for text in texts if text.time_ids is not None]
         if not pooled or not sizes:
-            return {}
+            return scale
         added = {"text_embeds": torch.cat(pooled).to(self._dtype), "time_ids": torch.cat(sizes).to(self._dtype)}
-        return {"added_cond_kwargs": added}
+        return {**scale, "added_cond_kwargs": added}
+
+
+def scale_embedding(cfg_scale: float, width: int) -> Tensor:
+    """What a distilled network is told of ``w = cfg_scale - 1``, (1, width) float32.
+
+    Sines and cosines of 1000 w, as timesteps have them (Luo et al. 2023, arXiv 2310.04378, section 4.2; the embedding
+    is the one of Kingma et al. 2021, arXiv 2107.00630, in google-research/vdm).
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10_000) / (half - 1)))
+    angles = 1000 * (cfg_scale - 1) * frequencies
+    return F.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))[None]
 
 
 def _by_length(texts: Sequence[Conditioning]) -> list[list[Conditioning]]:

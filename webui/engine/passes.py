@@ -206,6 +206,7 @@ class Pass:
             prediction_type=checkpoint.prediction_type,
             made=made,
             split=Rung.SPLIT in bench.economy,
+            scale_width=checkpoint.unet.config.get("time_cond_proj_dim") or 0,
         )
         denoiser = NetworkDenoiser(
             predict,

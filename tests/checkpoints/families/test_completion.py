@@ -109,6 +109,21 @@ def test_a_lone_unet_borrows_from_the_first_checkpoint_of_its_family(family, nam
     )
 
 
+def test_an_lcms_unet_is_told_the_scale(originals, checkpoints):
+    from diffusers import UNet2DConditionModel
+
+    original = originals["sd1"]
+    save(original.state, checkpoints / "whole.safetensors")
+    with torch.random.fork_rng(devices=[]):
+        unet = UNet2DConditionModel(**{**original.kind.unet, "time_cond_proj_dim": 24})
+    state = {key: weight.clone() for key, weight in unet.state_dict().items()}
+
+    got = load(save(state, checkpoints / "alone.safetensors")).unet
+
+    assert got.config.time_cond_proj_dim == 24
+    same(got, unet)
+
+
 def test_text_encoders_and_vaes_of_their_folders_come_first(originals, models, checkpoints):
     original = originals["sdxl"]
     save(originals["sdxl"].state, checkpoints / "whole.safetensors")

@@ -148,12 +148,15 @@ def _cross_attention(unet: Part) -> dict[str, Any]:
 
 def _embeddings(unet: Part) -> dict[str, Any]:
     """What the UNet is told beside time and text."""
+    told: dict[str, Any] = {}
+    if "time_embed.cond_proj.weight" in unet:
+        told["time_cond_proj_dim"] = unet.shape("time_embed.cond_proj.weight", 2)[1]
     if "label_emb.0.0.weight" in unet:
         width = unet.shape("label_emb.0.0.weight", 2)[1]
-        return {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": width}
+        return {**told, "addition_embed_type": "text_time", "projection_class_embeddings_input_dim": width}
     if "label_emb.weight" in unet:
-        return {"num_class_embeds": unet.shape("label_emb.weight", 2)[0]}
-    return {}
+        return {**told, "num_class_embeds": unet.shape("label_emb.weight", 2)[0]}
+    return told
 
 
 def vae_sizes(vae: Part) -> dict[str, Any]:

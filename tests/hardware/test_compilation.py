@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from webui.hardware import torchvision_operators
-from webui.hardware.compilation import REPEATED, set_compiled, use_folder, why_not
+from webui.hardware.compilation import REPEATED, is_compiled, set_compiled, use_folder, why_not
 
 CPU = torch.device("cpu")
 
@@ -45,10 +45,12 @@ def test_compiled_blocks_answer_the_same_and_can_be_let_go(unet):
         got = unet(x, 500, states).sample
     assert torch.allclose(got, wanted, atol=1e-5)
     assert not set_compiled(unet, wanted=True, backend="eager")
+    assert is_compiled(unet)
 
     assert set_compiled(unet, wanted=False)
     assert all(block._compiled_call_impl is None for block in blocks(unet))
     assert not set_compiled(unet, wanted=False)
+    assert not is_compiled(unet)
 
 
 def test_a_network_of_other_blocks_is_left_alone():

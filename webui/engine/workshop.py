@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +45,8 @@ from webui.hardware.attention.chunked import CHUNKED
 from webui.hardware.attention.processor import patched
 from webui.hardware.attention.remembered import RememberedChoices
 from webui.hardware.attention.selector import AUTOMATIC, AttentionChoice, AttentionSelector
-from webui.hardware.compilation import set_compiled, use_folder, why_not
+from webui.hardware.compilation import is_compiled, set_compiled, use_folder, why_not
+from webui.hardware.graphs import set_recorded
 
 if TYPE_CHECKING:
     from webui.checkpoints.scan import CheckpointFolder
@@ -131,6 +132,7 @@ class Workshop:
                     *checkpoint.notices,
                     *networks.notices,
                     *self._compile(checkpoint.unet, request),
+                    *self._record(checkpoint.unet, for_unet.name, places, economy),
                 ),
                 refine=refine,
                 hires=self._hires(request, prepared, networks, economy),
@@ -235,6 +237,22 @@ class Workshop:
         if refused:
             return (f"{refused} The network runs as it is.",)
         return (COMPILING,) if changed and wanted else ()
+
+    def _record(
+        self, unet: torch.nn.Module, kernels: str, places: Mapping[str, Place], economy: Economy
+    ) -> tuple[str, ...]:
+        """Has the calls of a compiled `unet` recorded as CUDA graphs where its weights stay and memory suffices.
+
+        Returns what the person at the page should know of it.
+        """
+        wanted = self.stock.device.type == "cuda" and is_compiled(unet)
+        refused = ""
+        if wanted and places["unet"] is not Place.KEPT:
+            refused = "the network's weights do not stay on the card"
+        elif wanted and not economy.rungs <= {Rung.TILED}:
+            refused = "memory ran out before"
+        set_recorded(unet, wanted=wanted and not refused, kernels=kernels)
+        return (f"No CUDA graphs for this picture: {refused}.",) if refused else ()
 
     def _render(self, checkpoint: LoadedCheckpoint) -> Render | None:
         """How the checkpoint's forming pictures are shown: by a small decoder where there is one, else by colours."""

@@ -46,7 +46,7 @@ def set_compiled(network: nn.Module, *, wanted: bool, backend: str = "inductor")
 
     Compiling itself happens when a block is first called with a shape.
     """
-    blocks = [module for module in network.modules() if type(module).__name__ in REPEATED]
+    blocks = _repeated(network)
     changed = [block for block in blocks if (block._compiled_call_impl is not None) != wanted]
     if changed and wanted:
         import torch._dynamo
@@ -58,3 +58,12 @@ def set_compiled(network: nn.Module, *, wanted: bool, backend: str = "inductor")
         else:
             block._compiled_call_impl = None
     return bool(changed)
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Whether the repeated blocks of `network` run compiled; not where it has none."""
+    return any(block._compiled_call_impl is not None for block in _repeated(network))
+
+
+def _repeated(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if type(module).__name__ in REPEATED]

@@ -17,6 +17,7 @@ import torch
 
 from webui.checkpoints.families.diffusers_folder import DIFFUSERS
 from webui.checkpoints.hash import ModelHashes
+from webui.checkpoints.load_pipeline import LoadedPipeline
 from webui.checkpoints.loaded import LoadedCheckpoint
 from webui.checkpoints.preview_decoder import find_preview_decoder, load_preview_decoder
 from webui.core.catalogue import VAE_OWN
@@ -47,8 +48,12 @@ from webui.hardware.attention.remembered import RememberedChoices
 from webui.hardware.attention.selector import AUTOMATIC, AttentionChoice, AttentionSelector
 from webui.hardware.compilation import is_compiled, set_compiled, use_folder, why_not
 from webui.hardware.graphs import set_recorded
+from webui.hardware.layout import choose_layout, lay
 
 if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
     from webui.checkpoints.scan import CheckpointFolder
     from webui.settings.schema import Settings
 
@@ -63,7 +68,8 @@ COMPILING = "The network is compiled: the first picture of each size takes some 
 class Workshop:
     """Owned by the manager, which lets one thread in at a time.
 
-    The choices of attention are remembered in `attention_file`, if one is given, and compiled code beside it.
+    The choices of attention and layout are remembered in `attention_file`, if one is given; compiled code lies beside
+    it.
     """
 
     def __init__(
@@ -80,7 +86,8 @@ class Workshop:
         self._prompts = PromptCache()
         self._shelf = Shelf(folder.models, hashes, conversions=folder.conversions)
         self._preview_decoder = functools.lru_cache(maxsize=4)(self._load_preview_decoder)
-        self._attention = AttentionSelector(RememberedChoices(attention_file))
+        self._remembered = RememberedChoices(attention_file)
+        self._attention = AttentionSelector(self._remembered)
         if attention_file is not None:
             use_folder(attention_file.parent / "compiled")
 
@@ -113,6 +120,8 @@ class Workshop:
                 for_unet = self._choose(prepared.unet_heads, (prepared.checkpoint.unet.dtype,), request, wish)
                 for_vae = self._choose_for_vae(vae.heads, request, wish)
                 networks = self._shelf.use(request, prepared.checkpoint, prepared.patches, device=self.stock.device)
+                self._lay(prepared.checkpoint.unet, compiled=self._settings().compile)
+                self._lay(vae.vae, compiled=False)
             model_hash = self._hashes.short_hash(path)
             vae_hash = str if vae.file is None else self._hashes.short_hash(vae.file)
         checkpoint = dataclasses.replace(prepared.checkpoint, vae=vae.vae)
@@ -137,7 +146,7 @@ class Workshop:
                 refine=refine,
                 hires=self._hires(request, prepared, networks, economy),
                 upscaler=self.enlarger,
-                render=self._render(prepared.checkpoint),
+                render=self._render(prepared.checkpoint.family, prepared.checkpoint),
                 economy=economy,
                 unet_place=places.get("unet", Place.VISITING),
                 memory_plan=self.stock.memory_in_words(prepared.parts, places),
@@ -170,6 +179,7 @@ class Workshop:
             checkpoint=prepared.checkpoint,
             model_hash=self._hashes.short_hash(path),
             memory_plan=self.stock.memory_in_words(prepared.parts, {}),
+            render=self._render(type(prepared.checkpoint.pipeline).__name__, prepared.checkpoint),
             phases=phases,
         )
 
@@ -254,9 +264,9 @@ class Workshop:
         set_recorded(unet, wanted=wanted and not refused, kernels=kernels)
         return (f"No CUDA graphs for this picture: {refused}.",) if refused else ()
 
-    def _render(self, checkpoint: LoadedCheckpoint) -> Render | None:
+    def _render(self, family: str, checkpoint: LoadedCheckpoint | LoadedPipeline) -> Render | None:
         """How the checkpoint's forming pictures are shown: by a small decoder where there is one, else by colours."""
-        path = find_preview_decoder(self._folder.models, checkpoint.info.name, checkpoint.family)
+        path = find_preview_decoder(self._folder.models, checkpoint.info.name, family)
         if path is not None:
             try:
                 return self._preview_decoder(identity(path))
@@ -329,7 +339,11 @@ class Workshop:
             lambda: load_foreground_finder(path, self.stock.device, conversions=self._folder.conversions),
         )
 
-    # --- attention
+    # --- attention, and how feature maps lie
+
+    def _lay(self, network: UNet2DConditionModel | AutoencoderKL, *, compiled: bool) -> None:
+        if self.stock.device.type == "cuda":
+            lay(network, choose_layout(self.stock.device, network.dtype, self._remembered, compiled=compiled))
 
     def _choose(
         self, sizes: frozenset[int], dtypes: tuple[torch.dtype, ...], request: DiffusionRequest, wish: str

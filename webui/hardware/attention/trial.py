@@ -91,18 +91,19 @@ def _time(attend: AttentionFunction, conditions: Conditions, size: int, clock: C
         attend(query, key, value)
     seconds: list[float] = []
     for _ in range(_RUNS):
-        _wait_for(device)
+        wait_for(device)
         started = clock()
         for _ in range(calls):
             attend(query, key, value)
-        _wait_for(device)
+        wait_for(device)
         seconds.append((clock() - started) / calls)
         if seconds[-1] > enough_s:
             break
     return min(seconds)
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Returns once `device` has done what it was given; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,5 +1,6 @@
-"""When the calls of a compiled network are recorded as CUDA graphs, and what is said where they are not."""
+"""What a workshop does to networks on a card: recorded calls and what is said without them, layouts by trial."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,10 @@ from webui.checkpoints.scan import CheckpointFolder
 from webui.engine import workshop as workshop_module
 from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
 from webui.engine.plan import Place
+from webui.engine.tiled.vae import decode_in_strips
 from webui.engine.workshop import Workshop
+from webui.hardware.attention.remembered import Choice
+from webui.hardware.layout import CHANNELS_LAST, lay
 from webui.settings.schema import Settings
 
 TILED = Economy(frozenset({Rung.TILED}))
@@ -52,3 +56,27 @@ def test_where_memory_ran_out_nothing_is_recorded(said):
     notice, asked = said("cuda", compiled=True, economy=FREED)
     assert "memory ran out" in notice
     assert asked == (False, "sdpa")
+
+
+def test_on_a_card_networks_lie_as_the_trial_says(tmp_path, monkeypatch):
+    workshop = Workshop(CheckpointFolder(tmp_path), Settings, SimpleNamespace(spec=ModelHashes))
+    network = torch.nn.Conv2d(2, 2, 3)
+    network.dtype = torch.float32
+    monkeypatch.setattr(workshop_module, "choose_layout", lambda *_, compiled: Choice(name=CHANNELS_LAST))
+    workshop._lay(network, compiled=False)
+    assert network.weight.is_contiguous()
+    workshop.stock.device = torch.device("cuda", 0)
+    workshop._lay(network, compiled=False)
+    assert network.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def test_the_vae_in_strips_takes_channels_last(tiny):
+    with torch.inference_mode(False):
+        vae = copy.deepcopy(tiny.vae)
+        lay(vae, Choice(name=CHANNELS_LAST))
+    latents = torch.randn(1, 4, 11, 13, generator=torch.Generator().manual_seed(0))
+    wanted = tiny.vae.decode(latents).sample
+    for memory_bytes in (0, 2**40):
+        made = decode_in_strips(vae, latents, tile=40, memory_bytes=memory_bytes)
+        torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import inspect
+import io
 import json
 import socket
 
+import numpy as np
 import pytest
 import torch
-from PIL import ImageChops
+from PIL import Image, ImageChops
 
 from webui.checkpoints.families.diffusers_folder import PIPELINES
 from webui.checkpoints.hash import ModelHashes
@@ -18,6 +20,7 @@ from webui.core.infotext import parse_infotext
 from webui.core.ports import Control
 from webui.core.requests import Generation, Img2Img, Txt2Img
 from webui.engine import stock as stock_module
+from webui.engine import workshop as workshop_module
 from webui.engine.manager import EngineManager
 from webui.engine.pipelines import _arguments, in_steps
 from webui.engine.workshop import Workshop
@@ -78,7 +81,8 @@ def t5():
 
 
 def vae(diffusers, channels):
-    return diffusers.AutoencoderKL(
+    """Random, but that its decoder's convolutions look at one pixel: others of this size paint hardly what they see."""
+    vae = diffusers.AutoencoderKL(
         block_out_channels=(4,),
         norm_num_groups=1,
         sample_size=32,
@@ -88,6 +92,10 @@ def vae(diffusers, channels):
         shift_factor=0.0609,
         scaling_factor=1.5035,
     ).eval()
+    for weight in vae.decoder.parameters():
+        if weight.shape[2:] == (3, 3):
+            weight.data *= 3 * torch.nn.functional.pad(torch.ones(1, 1), (1, 1, 1, 1))
+    return vae
 
 
 def sd3(diffusers):
@@ -233,6 +241,37 @@ def test_the_infotext_tells_the_scheduler_and_nothing_that_had_no_effect(engine)
     assert "Clip skip" not in pairs
     assert parse_infotext(text).negative_prompt == ""
     assert (pairs["Seed"], pairs["CFG scale"], pairs["Model"]) == ("7", "5", "flux")
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_previews_show_the_picture_forming(name, engine):
+    events = run(engine, dataclasses.replace(REQUEST, checkpoint=name, steps=4))
+    previews = [step.preview for step in of(Step, events)]
+    assert previews[0] is None  # one step does not tell where the flow ends
+    shown = [Image.open(io.BytesIO(preview())).convert("RGB") for preview in previews[1:]]
+    made = of(ImageReady, events)[0].image
+
+    likeness = [alike(picture, made) for picture in shown]
+    assert shown[0].width == shown[0].height
+    other = of(ImageReady, run(engine, dataclasses.replace(REQUEST, checkpoint=name, seed=8)))[0].image
+    assert min(likeness) > 0.5
+    assert abs(alike(shown[-1], other)) < 0.2
+
+
+def alike(preview, picture):
+    """How much the two go together apart from their mean colours, at the size of the latents."""
+    small = [np.asarray(image.resize(picture.size, Image.Resampling.BOX), float) for image in (preview, picture)]
+    return np.corrcoef(*((pixels - pixels.mean((0, 1))).ravel() for pixels in small))[0, 1]
+
+
+def test_a_preview_decoder_of_the_pipeline_is_taken(models, monkeypatch):
+    asked = []
+    monkeypatch.setattr(workshop_module, "find_preview_decoder", lambda *told: asked.append(told[1:]))
+    workshop = Workshop(CheckpointFolder(models), Settings, ModelHashes())
+    with workshop.pipeline_bench(REQUEST) as bench:
+        assert bench.render is not None
+
+    assert asked == [("sd3", "StableDiffusion3Pipeline")]
 
 
 def test_later_batches_are_those_of_the_whole_job(engine):

@@ -81,6 +81,27 @@ def test_a_checkpoints_own_decoder_comes_first(models):
     assert find_preview_decoder(models, "mine/painter", "sd1") == own
 
 
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("StableDiffusion3Pipeline", "taesd3_decoder"),
+        ("FluxPipeline", "taef1_decoder"),
+        ("ChromaPipeline", "taef1_decoder"),
+        ("ZImagePipeline", "taef1_decoder"),
+        ("PixArtSigmaPipeline", "taesdxl_decoder"),
+        ("Flux2Pipeline", None),
+        ("SanaPipeline", None),
+    ],
+)
+def test_pipelines_have_the_decoder_of_their_latents(family, name, tmp_path):
+    (tmp_path / "VAE-approx").mkdir()
+    for stem in ("taesd", "taesdxl", "taesd3", "taef1"):
+        (tmp_path / "VAE-approx" / f"{stem}_decoder.safetensors").touch()
+    path = find_preview_decoder(tmp_path, "painter", family)
+
+    assert (path and path.stem) == name
+
+
 def test_there_may_be_none(tmp_path):
     assert find_preview_decoder(tmp_path, "painter", "sd1") is None
     assert preview_of(torch.zeros(1, 4, 8, 8), None) is None

@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from webui.checkpoints.detect import FOLDER_INDEX, identify
-from webui.checkpoints.families.base import read_json
+from webui.checkpoints.families.base import LatentToRgb, read_json
 from webui.checkpoints.families.diffusers_folder import PipelineConfig
 from webui.checkpoints.header import read_header
+from webui.checkpoints.latent_colours import fit_colours
 from webui.checkpoints.single_pipeline import load_single_pipeline
 from webui.checkpoints.weights import refuse_nan
 from webui.core.errors import CheckpointNotFound, UnsupportedModel
@@ -52,11 +53,13 @@ _UNREADABLE = (
 class LoadedPipeline:
     """A pipeline in main memory, its networks in evaluation mode; whoever owns it may move them.
 
-    `notices` are what people should know of it, a sentence each.
+    `latent_to_rgb` shows its latents as colours, None where it cannot. `notices` are what people should know of it, a
+    sentence each.
     """
 
     info: CheckpointInfo
     pipeline: DiffusionPipeline
+    latent_to_rgb: LatentToRgb | None
     notices: tuple[str, ...] = ()
 
     @property
@@ -94,7 +97,7 @@ def load_pipeline(
         pipeline, notices = load_single_pipeline(read_header(path), dtype=dtype, models=models, conversions=conversions)
     pipeline.set_progress_bar_config(disable=True)
     logger.info("Loaded %s (%s) in %.1f s", info.name, config.pipeline, time.monotonic() - started)
-    return LoadedPipeline(info=info, pipeline=pipeline, notices=notices)
+    return LoadedPipeline(info=info, pipeline=pipeline, latent_to_rgb=fit_colours(pipeline), notices=notices)
 
 
 def _from_folder(path: Path, config: PipelineConfig, dtype: torch.dtype) -> DiffusionPipeline:

@@ -1,7 +1,8 @@
 """Small decoders that show a forming picture: TAESD and whatever has its layout, in models/VAE-approx.
 
-The files are A1111's, by its names: ``taesd_decoder`` for Stable Diffusion 1 and 2, ``taesdxl_decoder`` for XL. A
-checkpoint's own one is called after it: ``NAME_decoder``. Nothing here decides when a preview is made.
+The files are A1111's and Forge's, by their names: ``taesd_decoder`` for Stable Diffusion 1 and 2, ``taesdxl_decoder``
+for XL, ``taesd3_decoder`` for 3, ``taef1_decoder`` for FLUX.1. A checkpoint's own one is called after it:
+``NAME_decoder``. Nothing here decides when a preview is made.
 """
 
 from __future__ import annotations
@@ -22,12 +23,23 @@ if TYPE_CHECKING:
 
 FOLDER = "VAE-approx"
 SUFFIXES = (".safetensors", ".pth", ".pt")
-_BY_FAMILY = (("sdxl", "taesdxl_decoder"), ("sd", "taesd_decoder"))
+# By the beginning of a family's name, or of a pipeline's of diffusers; some models took another one's autoencoder.
+_BY_FAMILY = (
+    ("sdxl", "taesdxl_decoder"),
+    ("sd", "taesd_decoder"),
+    ("StableDiffusion3", "taesd3_decoder"),
+    *((name, "taef1_decoder") for name in ("FluxPipeline", "Chroma", "Lumina2", "OvisImage", "ZImage")),
+    *((name, "taesd_decoder") for name in ("PixArtAlpha",)),
+    *((name, "taesdxl_decoder") for name in ("AuraFlow", "HunyuanDiT", "LuminaPipeline", "PixArtSigma")),
+)
 _LAYER = re.compile(r"(\d+)\.(conv\.\d+\.)?(weight|bias)")
 
 
 def find_preview_decoder(models: Path, checkpoint: str, family: str) -> Path | None:
-    """The decoder's file for the checkpoint named `checkpoint`: its own one, then its family's, then None."""
+    """The decoder's file for the checkpoint named `checkpoint`: its own one, then its family's, then None.
+
+    `family` is the name of our family, or of the class of a pipeline of diffusers'.
+    """
     stems = [f"{Path(checkpoint).name}_decoder"]
     stems += [stem for start, stem in _BY_FAMILY if family.startswith(start)][:1]
     candidates = (models / FOLDER / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES)

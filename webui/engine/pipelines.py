@@ -29,6 +29,8 @@ from webui.core.infotext import format_infotext
 from webui.core.ports import Control
 from webui.core.requests import DiffusionRequest, Txt2Img, alone
 from webui.engine.phases import Phases
+from webui.engine.pipeline_previews import Forming
+from webui.engine.previews import Render
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -53,6 +55,8 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
     "hires": "hires fix",
 }
 
+# Of a call of the pipeline: see `_progress`, and how the picture is shown that forms.
+_Report = tuple[int, int, float, Callable[[], bytes] | None]
 Report = TypeVar("Report")
 Result = TypeVar("Result")
 
@@ -65,6 +69,7 @@ class PipelineBench:
     model_hash: PendingHash
     attention: str = ATTENTION
     memory_plan: str = ""
+    render: Render | None = None
     phases: Phases = field(default_factory=Phases)
 
 
@@ -183,13 +188,15 @@ def _walk(
     pipeline = bench.checkpoint.pipeline
     known = inspect.signature(type(pipeline).__call__).parameters
 
-    def call(report: Callable[[tuple[int, int, float]], None]) -> list[Image.Image]:
+    def call(report: Callable[[_Report], None]) -> list[Image.Image]:
+        forming = Forming(pipeline, bench.render, width=arguments["width"], height=arguments["height"])
+
         def at_step_end(_pipeline: object, index: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
-            report(_progress(pipeline, index))
+            report((*_progress(pipeline, index), forming.preview(index, tensors.get("latents"))))
             return tensors
 
-        def at_step(index: int, _timestep: object, _latents: object) -> None:
-            report(_progress(pipeline, index))
+        def at_step(index: int, _timestep: object, latents: object) -> None:
+            report((*_progress(pipeline, index), forming.preview(index, latents)))
 
         modern = "callback_on_step_end" in known
         callback = {"callback_on_step_end": at_step_end} if modern else {"callback": at_step}
@@ -205,11 +212,12 @@ def _walk(
     walk = in_steps(call)
     while True:
         try:
-            index, count, sigma = next(walk)
+            index, count, sigma, preview = next(walk)
         except StopIteration as end:
             return end.value
         # Schedulers of higher order take more evaluations than there are steps.
-        yield Step(index=batch * steps + (index + 1) * steps // count, total=total, batch=batch, sigma=sigma)
+        made = batch * steps + (index + 1) * steps // count
+        yield Step(index=made, total=total, batch=batch, sigma=sigma, preview=preview)
         if control.take_skip():
             walk.close()
             return None

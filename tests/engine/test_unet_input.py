@@ -71,7 +71,7 @@ def test_without_a_mask_all_is_remade_and_nothing_seen(tiny, pixels):
     assert torch.equal(beside_latents(model, SIZE, pixels=pixels), got)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("depth", "a depth map"), ("low_res", "small pictures larger")])
+@pytest.mark.parametrize(("kind", "words"), [("depth", "the depth of a picture"), ("low_res", "small pictures larger")])
 def test_what_cannot_be_given_is_told(kind, words, tiny):
     with pytest.raises(UserError, match=words):
         beside_latents(with_input(tiny, kind), SIZE)

@@ -22,6 +22,8 @@ from webui.checkpoints.completion import borrowed_notices, complete_header
 from webui.checkpoints.containers.shards import INDEX_SUFFIX
 from webui.checkpoints.detect import identify
 from webui.checkpoints.families.base import ComponentLayout, Family, ModelConfig, TextEncoderConfig
+from webui.checkpoints.load_depth import FOLDER as DEPTH_FOLDER
+from webui.checkpoints.load_depth import file_depth, folder_depth
 from webui.checkpoints.loaded import LoadedCheckpoint, TextEncoder
 from webui.checkpoints.modules import empty_modules
 from webui.checkpoints.prediction import measured_prediction
@@ -33,7 +35,7 @@ from webui.core.ports import CheckpointInfo
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, DPTForDepthEstimation
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ def load_checkpoint(
                 weights = _file_weights(file, layouts[component])
             own = unet_dtype if component == "unet" and unet_dtype is not None else dtype
             fill(module, weights, dtype=own, device=device, what=f"{component.replace('_', ' ')} of {path.name}")
+        depth = _depth(path, file, conversions) if config.input == "depth" else None
     logger.info("Loaded %s (%s) in %.1f s", info.name, family.title, time.monotonic() - started)
     alphas = alphas_cumprod(config.scheduler, zero_terminal_snr=config.zero_terminal_snr)
     unet = cast("UNet2DConditionModel", modules["unet"])
@@ -94,11 +97,21 @@ def load_checkpoint(
         vae=cast("AutoencoderKL", modules["vae"]),
         scaling_factor=config.scaling_factor,
         latent_to_rgb=config.latent_to_rgb,
+        depth=depth,
         notices=() if header is None else borrowed_notices(header),
         bytes_by_component={
             component: sum(weight.nbytes for weight in module.parameters()) for component, module in modules.items()
         },
     )
+
+
+def _depth(path: Path, file: Weights | None, conversions: Path | None) -> DPTForDepthEstimation | None:
+    def give(module: nn.Module, weights: Iterator[tuple[str, Tensor]]) -> None:
+        fill(module, weights, dtype=torch.float32, device=torch.device("cpu"), what=f"depth network of {path.name}")
+
+    if file is not None:
+        return file_depth(file, give)
+    return folder_depth(path, lambda: _folder_weights(path, DEPTH_FOLDER, (), conversions), give)
 
 
 def _text_encoder(text: TextEncoderConfig, module: nn.Module) -> TextEncoder:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from torch import Tensor
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, DPTForDepthEstimation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,7 +48,8 @@ class LoadedCheckpoint:
     order in which the family joins their states: one for Stable Diffusion 1 and 2 and the SDXL refiner, two for SDXL.
     `conditioning` says what the UNet takes beside those states, `input` what its first convolution takes beside the
     noisy latents. Where `zero_terminal_snr`, the last timestep is pure noise. `notices` are sentences for the
-    person at the page about its files.
+    person at the page about its files. `depth` is the network of a depth model that makes its maps, in float32 and on
+    the CPU until it is asked.
     """
 
     info: CheckpointInfo
@@ -65,3 +66,4 @@ class LoadedCheckpoint:
     latent_to_rgb: LatentToRgb | None
     bytes_by_component: Mapping[str, int]  # "text_encoder", "text_encoder_2", "unet", "vae" → bytes
     notices: tuple[str, ...] = ()
+    depth: DPTForDepthEstimation | None = None

@@ -139,7 +139,8 @@ class Stock:
             parts = _parts(loaded)
             heads = frozenset(head_sizes(loaded.unet))
             prepared = Prepared(checkpoint=loaded, parts=parts, patches=WeightPatches(loaded), unet_heads=heads)
-            return Resident(name=info.name, parts=parts, model=prepared)
+            beside = {} if loaded.depth is None else {"depth_estimator": ModulePart.of(loaded.depth)}
+            return Resident(name=info.name, parts={**parts, **beside}, model=prepared)
 
         return path, self._get(Prepared, (*identity(path), unet_dtype, weights), load, expected_bytes=expected)
 

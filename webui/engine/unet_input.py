@@ -1,4 +1,4 @@
-"""What some models' UNets take beside the noisy latents: a mask and the picture under it, or a picture to edit.
+"""What some models' UNets take beside the noisy latents: a mask and the picture under it, a picture to edit, its depth.
 
 Made once a request, from its picture and mask; guidance puts it before the first convolution. It must not know how
 guidance weighs it, nor what becomes of the latents themselves.
@@ -15,16 +15,15 @@ from torch import Tensor
 from webui.checkpoints.loaded import LoadedCheckpoint
 from webui.core.errors import UserError
 from webui.core.geometry import Size
+from webui.engine.depth import depth_map
 from webui.engine.pixels import encode
+from webui.engine.placement import weight_of
 
 # The published autoencoders' latents are an eighth of the picture's side.
 _LATENT_PIXELS = 8
 _HALF = 128
 
-_CANNOT = {
-    "depth": "wants a depth map beside the latents, which Atelier cannot make yet",
-    "low_res": "makes small pictures larger and cannot make one from words",
-}
+_ENLARGES = "makes small pictures larger and cannot make one from words"
 
 
 def beside_latents(
@@ -46,10 +45,10 @@ def beside_latents(
     """
     if checkpoint.input == "latents":
         return None
-    if checkpoint.input in _CANNOT:
-        raise UserError(
-            f"The checkpoint {checkpoint.info.name!r} {_CANNOT[checkpoint.input]}; choose another checkpoint."
-        )
+    if checkpoint.input == "low_res":
+        raise UserError(f"The checkpoint {checkpoint.info.name!r} {_ENLARGES}; choose another checkpoint.")
+    if checkpoint.input == "depth":
+        return _depth_of(checkpoint, pixels)
     if checkpoint.input == "edit":
         return _picture_to_edit(checkpoint, size, pixels, tile)
     if pixels is None or mask is None:
@@ -59,6 +58,20 @@ def beside_latents(
     grey = torch.from_numpy(np.array(mask))[None, None]
     cover = grey / 255 if soft else (grey >= _HALF).float()
     return _masked_picture(checkpoint, pixels * (1 - hidden * cover), cover, tile)
+
+
+def _depth_of(checkpoint: LoadedCheckpoint, pixels: Tensor | None) -> Tensor:
+    if pixels is None:
+        raise UserError(
+            f"The checkpoint {checkpoint.info.name!r} keeps to the depth of a picture; give it one to start from, in"
+            " img2img, or choose another checkpoint."
+        )
+    if checkpoint.depth is None:
+        raise UserError(
+            f"The checkpoint {checkpoint.info.name!r} has come without its depth network (depth_model in a single file,"
+            " depth_estimator in a folder); download the whole model, or choose another checkpoint."
+        )
+    return depth_map(checkpoint.depth, pixels, weight_of(checkpoint.vae).device)
 
 
 def _picture_to_edit(checkpoint: LoadedCheckpoint, size: Size, pixels: Tensor | None, tile: int | None) -> Tensor:

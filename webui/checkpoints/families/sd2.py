@@ -2,7 +2,7 @@
 
 Base (epsilon, 512 pixels) and 768-v have the same weights' names and shapes: where nothing beside them tells which it
 is, the loaded network does (`webui.checkpoints.prediction`). The inpainting and the depth model, both of epsilon, show
-by the channels of the UNet's first convolution. The depth estimator in the latter's file is not read.
+by the channels of the UNet's first convolution. The latter brings its depth network (`webui.checkpoints.load_depth`).
 """
 
 from __future__ import annotations

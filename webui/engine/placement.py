@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from webui.engine.plan import Need, Place, visit
 from webui.engine.streaming import streamed
+from webui.hardware.attention.fusion import set_fused
 from webui.hardware.graphs import set_recorded
 from webui.hardware.memory import free_bytes
 
@@ -124,11 +125,13 @@ def bring(parts: Mapping[str, ModulePart], places: Mapping[str, Place], device: 
 def move(module: nn.Module, device: torch.device) -> None:
     """Moves `module` for good; if memory runs out on the way, it is wholly in main memory.
 
-    What was recorded of its calls is given up: it holds memory on the device, and for weights that lay elsewhere.
+    What was recorded of its calls is given up, and weights that lay in one piece come apart: both would hold memory on
+    the device, for weights that lie elsewhere.
     """
     if weight_of(module).device == device:
         return
     set_recorded(module, wanted=False)
+    set_fused(module, wanted=False)
     try:
         module.to(device)
     except BaseException:

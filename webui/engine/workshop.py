@@ -43,6 +43,7 @@ from webui.engine.stock import Prepared, Stock, identity
 from webui.engine.upscale import TiledNetwork, Upscaler, UpscalerNetwork, built_in, load_upscaler
 from webui.engine.upscale.diffusion import DiffusionEnlarger
 from webui.hardware.attention.chunked import CHUNKED
+from webui.hardware.attention.fusion import set_fused
 from webui.hardware.attention.processor import patched
 from webui.hardware.attention.remembered import RememberedChoices
 from webui.hardware.attention.selector import AUTOMATIC, AttentionChoice, AttentionSelector
@@ -122,6 +123,8 @@ class Workshop:
                 networks = self._shelf.use(request, prepared.checkpoint, prepared.patches, device=self.stock.device)
                 self._lay(prepared.checkpoint.unet, compiled=self._settings().compile)
                 self._lay(vae.vae, compiled=False)
+                kept = self.stock.device.type == "cuda" and places["unet"] is Place.KEPT
+                set_fused(prepared.checkpoint.unet, wanted=kept)
             model_hash = self._hashes.short_hash(path)
             vae_hash = str if vae.file is None else self._hashes.short_hash(vae.file)
         checkpoint = dataclasses.replace(prepared.checkpoint, vae=vae.vae)

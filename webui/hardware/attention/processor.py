@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from webui.hardware import torchvision_operators
@@ -14,6 +15,10 @@ from webui.hardware.attention.selector import AttentionChoice
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
+
+
+# Where `webui.hardware.attention.fusion` leaves a layer's weights of queries, keys and values in one piece.
+FUSED = "weights_in_one_piece"
 
 
 class ChosenAttention:
@@ -49,8 +54,7 @@ class ChosenAttention:
         if encoder_hidden_states is not None and attn.norm_cross:
             source = attn.norm_encoder_hidden_states(source)
         query, key, value = (
-            states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for states in (attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source))
+            states.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for states in _projected(attn, hidden_states, source)
         )
         if attn.norm_q is not None:
             query = attn.norm_q(query)
@@ -64,6 +68,13 @@ class ChosenAttention:
         if attn.residual_connection:
             result = result + residual
         return result / attn.rescale_output_factor
+
+
+def _projected(attn: Any, hidden_states: Tensor, source: Tensor) -> tuple[Tensor, ...]:
+    fused: Tensor | None = getattr(attn, FUSED, None)
+    if fused is not None and source is hidden_states:
+        return F.linear(hidden_states, fused).chunk(3, dim=-1)
+    return attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
 
 
 def _mask(attn: Any, mask: Tensor | None, source: Tensor) -> Tensor | None:

@@ -25,8 +25,10 @@ from webui.engine.plan import NETWORKS, Bound, Need, all_kept_bytes, in_words, n
 from webui.engine.stock import GIB
 from webui.engine.workshop import LATENT_PIXELS
 from webui.hardware import device as devices
-from webui.hardware.attention.remembered import RememberedChoices, installed_versions
+from webui.hardware.attention.remembered import Choice, RememberedChoices, installed_versions
 from webui.hardware.attention.selector import AUTOMATIC, AttentionSelector
+from webui.hardware.compilation import why_not as why_not_compiled
+from webui.hardware.layout import choose_layout
 from webui.hardware.low_bits import FORMATS, FULL
 from webui.hardware.low_bits import why_not as why_not_packed
 from webui.hardware.memory import free_bytes, free_ram_bytes, limit
@@ -82,7 +84,8 @@ def examine(folders: Folders, settings: Settings, *, nvidia: Path = _NVIDIA) -> 
     device = devices.choose_device()
     dtype = devices.choose_dtype(device)
     limit(device, int(settings.video_memory_gib * GIB))
-    selector = AttentionSelector(RememberedChoices(folders.attention_choices))
+    remembered = RememberedChoices(folders.attention_choices)
+    selector = AttentionSelector(remembered)
     return {
         "Device": _device(device),
         "Precision": _precision(device, dtype, settings),
@@ -91,6 +94,7 @@ def examine(folders: Folders, settings: Settings, *, nvidia: Path = _NVIDIA) -> 
             for each in EXAMPLES
         },
         "Memory plan": {f"{each.name} at {each.size}": _plan(device, dtype, each, settings) for each in EXAMPLES},
+        "Speed": _speed(device, dtype, settings, remembered),
         "Versions": _versions(),
         "Folders": dict(_folders(folders)),
         "To be faster": {str(number): line for number, line in enumerate(_advice(device, nvidia), start=1)},
@@ -168,6 +172,34 @@ def _plan(device: torch.device, dtype: torch.dtype, example: Example, settings: 
         needs["vae"] = Need(weight_bytes=needs["vae"].weight_bytes, working_bytes=work)
     places = plan(needs, free_bytes=free, bound=Bound(settings.video_memory_use))
     return f"{in_words(places)}{', the VAE in tiles' if tiles else ''} ({wanted})"
+
+
+def _speed(
+    device: torch.device, dtype: torch.dtype, settings: Settings, remembered: RememberedChoices
+) -> dict[str, str]:
+    """What of the measures that are for speed is on, and why the others are not."""
+    on_card = device.type == "cuda"
+    no_card = "" if on_card else f"off: it is for NVIDIA cards, and this computes on {devices.describe(device)}"
+    refused = why_not_compiled(device)
+    compiling = "on" if settings.compile else "off: the setting Compile turns it on"
+    full = settings.weights == FULL
+    return {
+        "compiled blocks": f"off: {refused}" if refused else compiling,
+        "CUDA graphs": no_card
+        or ("on, for networks that stay on the card" if settings.compile else "off: so is Compile"),
+        "fast arithmetic": no_card
+        or ("on" if settings.fast_arithmetic else "off: the setting of that name turns it on"),
+        "projections in one": no_card
+        or ("on, for networks that stay on the card" if full else f"off: weights are packed in {settings.weights}"),
+        "previews": "on a stream of their own" if on_card else "in a thread of their own, at most a 25th of the time",
+        "feature maps": _layout(choose_layout(device, dtype, remembered, compiled=settings.compile)),
+    }
+
+
+def _layout(choice: Choice) -> str:
+    took = ", ".join(f"{name} took {seconds * 1000:.3g} ms" for name, seconds in choice.seconds.items())
+    refused = ", ".join(f"not {name}: {reason}" for name, reason in choice.refused.items())
+    return "; ".join(filter(None, (choice.name, took, refused)))
 
 
 def _bytes_per_weight(component: str, dtype: torch.dtype, settings: Settings) -> float:

@@ -51,6 +51,9 @@ def card(monkeypatch, untried):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 9))
     monkeypatch.setattr(doctor, "limit", lambda *_: None)
+    monkeypatch.setattr(doctor, "why_not_compiled", lambda _: "")
+    timed = doctor.Choice(name="channels last", seconds={"contiguous": 0.002, "channels last": 0.001})
+    monkeypatch.setattr(doctor, "choose_layout", lambda *_, compiled: timed)
     monkeypatch.setattr(doctor, "free_bytes", lambda _: int(free["gib"] * GIB))
     return free
 
@@ -148,3 +151,21 @@ def test_weights_in_few_bits_make_the_plan_smaller(folders, card):
     assert "unet streamed" in plans(folders)[1]
     assert "unet streamed" not in plans(folders, weights="fp8")[1]
     assert doctor.examine(folders, Settings(weights="nf4"))["Precision"]["the network's weights"] == "nf4"
+
+
+def test_what_is_on_for_speed_and_why_the_rest_is_not(folders, untried):
+    speed = doctor.examine(folders, Settings())["Speed"]
+    assert speed["CUDA graphs"].startswith("off: it is for NVIDIA cards")
+    assert "not channels last" in speed["feature maps"]
+
+
+def test_what_is_on_for_speed_on_a_card(folders, card):
+    speed = doctor.examine(folders, Settings())["Speed"]
+    assert speed["compiled blocks"] == "off: the setting Compile turns it on"
+    assert speed["CUDA graphs"] == "off: so is Compile"
+    assert speed["projections in one"].startswith("on")
+    assert speed["feature maps"] == "channels last; contiguous took 2 ms, channels last took 1 ms"
+    speed = doctor.examine(folders, Settings(compile=True, fast_arithmetic=True, weights="int8"))["Speed"]
+    assert speed["compiled blocks"] == speed["fast arithmetic"] == "on"
+    assert speed["CUDA graphs"].startswith("on")
+    assert speed["projections in one"] == "off: weights are packed in int8"

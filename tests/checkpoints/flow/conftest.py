@@ -2,6 +2,7 @@
 
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -247,3 +248,16 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def header_of():
+    """The header of a file with all weights of a transformer on the meta device, in the original layout."""
+    from webui.checkpoints.header import Header, TensorHeader
+
+    def header_of(module, model):
+        weights = original(module, model.names(module.config))
+        tensors = {key: TensorHeader("BF16", tuple(weight.shape)) for key, weight in weights.items()}
+        return Header(path=Path("model.safetensors"), tensors=tensors, metadata={})
+
+    return header_of

@@ -5,7 +5,9 @@ What stays is decided by `residents`, what goes where on a card by `plan`; this 
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from webui.checkpoints.completion import complete_header
 from webui.checkpoints.load import load_checkpoint
 from webui.checkpoints.load_pipeline import LoadedPipeline, load_pipeline
 from webui.checkpoints.load_vae import load_vae
@@ -348,7 +351,15 @@ def identity(path: Path) -> tuple[Path, int]:
 
 
 def _weight_bytes(path: Path) -> int:
-    """The size of a single file, or of a diffusers folder's weights."""
+    """The size of a single file, or of a diffusers folder's weights; of a packed file, what it is unpacked to."""
+    if path.suffix.lower() == ".gguf":
+        return _unpacked_bytes(identity(path))
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*.safetensors"))
+
+
+@functools.lru_cache(maxsize=16)
+def _unpacked_bytes(file: tuple[Path, int]) -> int:
+    """What the weights of a packed file and those that it borrows take as numbers of 16 bits."""
+    return 2 * sum(math.prod(tensor.shape) for tensor in complete_header(file[0]).tensors.values())

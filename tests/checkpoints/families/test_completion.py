@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gguf.constants import GGMLQuantizationType
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from webui.checkpoints import keymap
 from webui.checkpoints.detect import identify
@@ -20,6 +20,7 @@ from webui.core.events import ImageReady, Notice
 from webui.core.ports import CheckpointInfo, Control
 from webui.core.requests import Txt2Img
 from webui.engine.manager import EngineManager
+from webui.engine.stock import Stock
 from webui.settings.schema import Settings
 
 UNET, VAE = keymap.UNET_PREFIX, keymap.VAE_PREFIX
@@ -269,3 +270,12 @@ def test_a_broken_gguf_is_told_in_a_sentence(packed):
     path.write_bytes(b"GGUF" + b"\xff" * 100)
     with pytest.raises(UnsupportedModel, match=r"^eight\.gguf is GGUF of version"):
         load(path)
+
+
+def test_memory_is_made_for_what_a_gguf_is_unpacked_to(packed):
+    folder = CheckpointFolder(packed)
+    stock = Stock(folder, Settings)
+    numbers = sum(tensor.numel() for tensor in load_file(folder.path("whole")).values())
+
+    for name in ("eight", "sixteen"):
+        assert stock._expected_bytes(folder.path(name)) == numbers * stock.dtype.itemsize

@@ -160,3 +160,4 @@ def test_a_folder_brings_its_network(network, tmp_path):
 def test_the_published_network_has_its_published_sizes():
     module = empty_depth(load_depth._HYBRID, "a test")
     assert sum(parameter.numel() for parameter in module.parameters()) == pytest.approx(123e6, rel=0.02)
+    assert module(torch.zeros(1, 3, 384, 384, device="meta")).predicted_depth.shape == (1, 384, 384)

@@ -24,6 +24,7 @@ from webui.checkpoints.families.sizes import Part
 from webui.checkpoints.flow_names import Names, t5_name
 from webui.checkpoints.header import Header
 from webui.checkpoints.load import fill
+from webui.checkpoints.sentencepiece_model import read_pieces
 from webui.checkpoints.single_pipeline_parts import Parts, Source, find_parts
 from webui.checkpoints.tokenizer import clip_vocabulary
 from webui.checkpoints.weights import Weights, open_weights
@@ -31,12 +32,13 @@ from webui.core.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 WITHOUT_T5 = (
-    "The text encoder T5-XXL or its tokenizer.json is not in models/text_encoder, so the words go through both CLIPs"
-    " alone; with it, pictures follow long texts better."
+    "The text encoder T5-XXL or its tokenizer (spiece.model) is not in models/text_encoder, so the words go through"
+    " both CLIPs alone; with it, pictures follow long texts better."
 )
 # Comfy's fp8 files keep numbers that are to be multiplied by a factor of their own, and remarks for its kernels.
 _FACTOR = ".scale_weight"
@@ -301,9 +303,26 @@ def _t5_tokenizer(path: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_file(str(path)),
+        tokenizer_object=_from_pieces(path) if path.suffix.lower() == ".model" else Tokenizer.from_file(str(path)),
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
         model_max_length=_T5_LENGTH,
     )
+
+
+def _from_pieces(path: Path) -> Tokenizer:
+    """T5's tokenizer out of SentencePiece's own file: words begin with a mark, and a text ends with "</s>"."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    found = read_pieces(path)
+    pieces = list(found.pieces)
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=[piece for piece, _ in pieces].index("<unk>")))
+    if found.characters:
+        tokenizer.normalizer = normalizers.Precompiled(found.characters)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    end = [piece for piece, _ in pieces].index("</s>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
+    return tokenizer

@@ -17,6 +17,7 @@ from webui.checkpoints.families.flow import FLOW_MODELS, FlowModel, TextName
 from webui.checkpoints.families.sizes import Part
 from webui.checkpoints.flow_names import t5_name
 from webui.checkpoints.header import Header, read_header
+from webui.checkpoints.sentencepiece_model import read_pieces
 from webui.checkpoints.sidecars import find_sidecars
 from webui.checkpoints.vaes import VAE_FOLDER, prefix_of
 from webui.checkpoints.walk import CHECKPOINT_FOLDER, files_below
@@ -70,7 +71,7 @@ def find_parts(model: FlowModel, config: dict[str, Any], header: Header, models:
     vae = _vae(model, config, header, models)
     lacks = [_TITLES[name] for name in model.texts.values() if name not in texts and name not in model.optional]
     if "t5" in texts and tokenizer is None:
-        lacks.append("T5's tokenizer (tokenizer.json of the model's diffusers folder)")
+        lacks.append("T5's tokenizer (spiece.model or tokenizer.json)")
     if lacks or vae is None:
         raise _missing(model, header, lacks, vae)
     return Parts(vae=vae, texts=texts, t5_tokenizer=tokenizer)
@@ -133,21 +134,24 @@ def _width(header: Header, mark: str) -> int:
 
 
 def _t5_tokenizer(models: Path) -> Path | None:
-    """A tokenizer.json of T5's kind beside the text encoders, or in a diffusers folder among the checkpoints."""
-    folders = [models / folder for folder in TEXT_FOLDERS]
-    beside = (path for folder in folders for path in files_below(folder) if path.suffix.lower() == ".json")
-    inside = sorted((models / CHECKPOINT_FOLDER).glob("*/tokenizer*/tokenizer.json"))
+    """T5's tokenizer beside the text encoders, or in a diffusers folder among the checkpoints."""
+    beside = [path for folder in TEXT_FOLDERS for path in files_below(models / folder)]
+    inside = sorted((models / CHECKPOINT_FOLDER).glob("*/tokenizer*/*"))
     return next((path for path in (*beside, *inside) if _is_t5_tokenizer(path)), None)
 
 
 def _is_t5_tokenizer(path: Path) -> bool:
     """Whether the file has SentencePiece's unigrams in the order that T5 has: padding, end, unknown."""
     try:
-        if path.stat().st_size > _MAX_TOKENIZER_BYTES:
+        if path.suffix.lower() == ".model":
+            first = read_pieces(path).pieces[:3]
+        elif path.suffix.lower() == ".json" and path.stat().st_size <= _MAX_TOKENIZER_BYTES:
+            model = json.loads(path.read_text(encoding="utf-8"))["model"]
+            first = model["vocab"][:3] if model["type"] == "Unigram" else ()
+        else:
             return False
-        model = json.loads(path.read_text(encoding="utf-8"))["model"]
-        return model["type"] == "Unigram" and [piece for piece, _ in model["vocab"][:3]] == ["<pad>", "</s>", "<unk>"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return [piece for piece, _ in first] == ["<pad>", "</s>", "<unk>"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UnsupportedModel):
         return False
 
 

@@ -1,6 +1,7 @@
 """Flow models of a few thousand random numbers, beside the files that would hold them in the original layout."""
 
 import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,3 +262,18 @@ def header_of():
         return Header(path=Path("model.safetensors"), tensors=tensors, metadata={})
 
     return header_of
+
+
+@pytest.fixture
+def piece_file():
+    """Writes the tokenizer's words as SentencePiece would."""
+
+    def message(number, content):
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def write(path):
+        pieces = (message(1, word.encode()) + b"\x15" + struct.pack("<f", -1.0) + b"\x18\x01" for word in WORDS)
+        path.write_bytes(b"".join(message(1, piece) for piece in pieces) + message(2, b"\x18\x01"))
+        return path
+
+    return write

@@ -111,8 +111,19 @@ def test_a_missing_tokenizer_is_named(tiny, save, models, load):
     save(tiny("flux").whole(), checkpoint(models))
     (models / "text_encoder" / "tokenizer.json").unlink()
 
-    with pytest.raises(UnsupportedModel, match=r"T5's tokenizer \(tokenizer\.json"):
+    with pytest.raises(UnsupportedModel, match=r"T5's tokenizer \(spiece\.model or tokenizer\.json\)"):
         load()
+
+
+def test_sentencepieces_own_file_makes_the_same_tokens(tiny, save, models, load, piece_file):
+    model = tiny("chroma")
+    save(model.whole(), checkpoint(models))
+    (models / "text_encoder" / "tokenizer.json").unlink()
+    piece_file(models / "text_encoder" / "spiece.model")
+    pipeline = load().pipeline
+
+    for text in ("a red circle", "blue", "", "a thing"):
+        assert pipeline.tokenizer(text).input_ids == model.pipeline.tokenizer(text).input_ids, text
 
 
 def test_of_several_vaes_the_name_decides_and_another_models_is_never_taken(tiny, save, models, load):

@@ -98,8 +98,11 @@ def empty_depth(config: Mapping[str, Any], source: str) -> DPTForDepthEstimation
     from transformers import DPTConfig, DPTForDepthEstimation
 
     try:
+        wanted = DPTConfig.from_dict(dict(config))
+        if not isinstance(wanted.image_size, int):
+            raise ValueError(f"it is made for pictures of {wanted.image_size}, not for a square")
         with torch.device("meta"):
-            module = DPTForDepthEstimation(DPTConfig.from_dict(dict(config)))
+            module = DPTForDepthEstimation(wanted)
         first: Any = module.neck.fusion_stage.layers[0]
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise UnsupportedModel(f"{source} has a depth network that cannot be made: {error}.") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ def depth_map(network: DPTForDepthEstimation, pixels: Tensor, device: torch.devi
     its own greatest, all as in diffusers' StableDiffusionDepth2ImgPipeline. A picture without depth is all
     about -1.
     """
-    side = network.config.image_size
+    side = cast("int", network.config.image_size)  # `webui.checkpoints.load_depth` has no others
     seen = pixels.to(device, torch.float32)
     if tuple(seen.shape[2:]) != (side, side):
         seen = F.interpolate(seen, (side, side), mode="bicubic", antialias=True).clamp(-1, 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from webui.checkpoints.completion import TEXT_FOLDERS
-from webui.checkpoints.families.flow import FLOW_MODELS, FlowModel, TextName
+from webui.checkpoints.families.flow import FLOW_MODELS, FlowModel, TextName, flow_model
 from webui.checkpoints.families.sizes import Part
 from webui.checkpoints.flow_names import t5_name
 from webui.checkpoints.header import Header, read_header
@@ -75,6 +75,20 @@ def find_parts(model: FlowModel, config: dict[str, Any], header: Header, models:
     if lacks or vae is None:
         raise _missing(model, header, lacks, vae)
     return Parts(vae=vae, texts=texts, t5_tokenizer=tokenizer)
+
+
+def pipeline_files(path: Path, models: Path) -> tuple[Path, ...]:
+    """What a pipeline's checkpoint at `path` is loaded from: itself, and what its file does not bring.
+
+    Raises as `find_parts` does.
+    """
+    header = None if path.is_dir() else read_header(path)
+    model = None if header is None else flow_model(header)
+    if header is None or model is None:
+        return (path,)
+    parts = find_parts(model, model.config(header), header, models)
+    beside = (source.header.path for source in (parts.vae, *parts.texts.values()))
+    return tuple(dict.fromkeys((path, *beside)))
 
 
 def _missing(model: FlowModel, header: Header, texts: list[str], vae: Source | None) -> UnsupportedModel:

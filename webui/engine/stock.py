@@ -20,6 +20,7 @@ from webui.checkpoints.load import load_checkpoint
 from webui.checkpoints.load_pipeline import LoadedPipeline, load_pipeline
 from webui.checkpoints.load_vae import load_vae
 from webui.checkpoints.loaded import LoadedCheckpoint
+from webui.checkpoints.single_pipeline_parts import pipeline_files
 from webui.core.errors import UserError
 from webui.core.hires import largest_size
 from webui.core.ports import CheckpointInfo
@@ -187,7 +188,9 @@ class Stock:
             parts = {name: ModulePart.of(module) for name, module in loaded.modules.items()}
             return Resident(name=info.name, parts=parts, model=PreparedPipeline(checkpoint=loaded, parts=parts))
 
-        return self._get(PreparedPipeline, (*identity(path), weights), load, expected_bytes=self._expected_bytes(path))
+        files = pipeline_files(path, self._folder.models)
+        key = (*map(identity, files), weights)
+        return self._get(PreparedPipeline, key, load, expected_bytes=sum(map(self._expected_bytes, files)))
 
     def network(self, kind: type[Network], path: Path, load: Callable[[], Network]) -> Network:
         """A network of its own beside the checkpoints, loaded if need be, and kept like them."""

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from webui.checkpoints.hash import ModelHashes
 from webui.checkpoints.load_pipeline import load_pipeline
 from webui.checkpoints.scan import CheckpointFolder
+from webui.checkpoints.single_pipeline_parts import pipeline_files
 from webui.core.errors import UnsupportedModel
 from webui.core.events import ImageReady, Notice
 from webui.core.ports import Control
 from webui.core.requests import Txt2Img
 from webui.engine.manager import EngineManager
+from webui.engine.workshop import Workshop
 from webui.settings.schema import Settings
 
 # diffusers' own Chroma still calls it so.
@@ -89,6 +92,22 @@ def test_the_engine_makes_a_picture_and_says_what_is_missing_of_sd3(tiny, save, 
     assert [picture.image.size for picture in pictures] == [(32, 32)]
     said = [event.text for event in events if isinstance(event, Notice)]
     assert any("T5-XXL" in text for text in said)
+
+
+def test_a_part_that_comes_later_is_taken_up(tiny, save, models):
+    model = tiny("sd3")
+    save({key: weight for key, weight in model.whole().items() if ".t5xxl." not in key}, checkpoint(models))
+    workshop = Workshop(CheckpointFolder(models), Settings, ModelHashes())
+    request = Txt2Img(checkpoint="model", prompt="a circle")
+
+    def has_t5():
+        with workshop.pipeline_bench(request) as bench:
+            return "text_encoder_3" in bench.checkpoint.modules
+
+    assert not has_t5()
+    t5 = save(model.texts["t5"], models / "text_encoder" / "t5xxl.safetensors")
+    assert has_t5()
+    assert pipeline_files(checkpoint(models), models) == (checkpoint(models), t5)
 
 
 @pytest.mark.parametrize(

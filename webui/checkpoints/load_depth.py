@@ -99,13 +99,13 @@ def empty_depth(config: Mapping[str, Any], source: str) -> DPTForDepthEstimation
 
     try:
         wanted = DPTConfig.from_dict(dict(config))
-        if not isinstance(wanted.image_size, int):
-            raise ValueError(f"it is made for pictures of {wanted.image_size}, not for a square")
         with torch.device("meta"):
             module = DPTForDepthEstimation(wanted)
         first: Any = module.neck.fusion_stage.layers[0]
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise UnsupportedModel(f"{source} has a depth network that cannot be made: {error}.") from error
+    if not isinstance(wanted.image_size, int):
+        raise UnsupportedModel(f"{source} has a depth network for pictures of {wanted.image_size}, not for a square.")
     first.residual_layer1 = nn.Identity()
     return module
 

@@ -157,6 +157,11 @@ def test_a_folder_brings_its_network(network, tmp_path):
         folder_depth(tmp_path, weights, lambda *_: None)
 
 
+def test_a_network_for_other_than_squares_is_refused():
+    with pytest.raises(UnsupportedModel, match="not for a square"):
+        empty_depth({**TINY, "image_size": [64, 32]}, "a test")
+
+
 def test_the_published_network_has_its_published_sizes():
     module = empty_depth(load_depth._HYBRID, "a test")
     assert sum(parameter.numel() for parameter in module.parameters()) == pytest.approx(123e6, rel=0.02)

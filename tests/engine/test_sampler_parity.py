@@ -56,7 +56,7 @@ def kd():
 
 
 @pytest.fixture
-def in_double():
+def in_double(tiny):  # made before, for every test of the session has it in single
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

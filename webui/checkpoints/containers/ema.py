@@ -20,7 +20,7 @@ _PLAIN_PREFIX = "model."
 _PART = re.compile(
     r"(?P<block>input_blocks|output_blocks|label_emb)(?P<place>\d+)(?P<inner>\d)"
     r"|(?P<word>diffusion_model|middle_block|time_embed|transformer_blocks|in_layers|out_layers|emb_layers"
-    r"|skip_connection|attn1|attn2|to_q|to_k|to_v|to_out|norm1|norm2|norm3|norm|proj_in|proj_out|proj|ff|net|qkv|op|conv"
+    r"|cond_proj|skip_connection|attn1|attn2|to_q|to_k|to_v|to_out|norm1|norm2|norm3|norm|proj_in|proj_out|proj|ff|net|qkv|op|conv"
     r"|out|weight|bias|\d+)"
 )
 

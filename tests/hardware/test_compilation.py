@@ -7,28 +7,14 @@ import os
 import pytest
 import torch
 
-from webui.hardware import torchvision_operators
 from webui.hardware.compilation import REPEATED, is_compiled, set_compiled, use_folder, why_not
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def unet():
-    torchvision_operators.declare()
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        cross_attention_dim=16,
-        attention_head_dim=8,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    ).eval()
+def unet(make_unet):
+    return make_unet()
 
 
 def blocks(network):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from webui.hardware import torchvision_operators
 from webui.hardware.attention import chunked, sdpa
 from webui.hardware.attention.fusion import set_fused
 from webui.hardware.attention.processor import FUSED, attention_layers, patched
@@ -17,22 +16,8 @@ KERNELS = {"sdpa": sdpa.attend, "chunked": chunked.attend, "split": SPLIT.load()
 
 
 @pytest.fixture
-def unet():
-    torchvision_operators.declare()
-    from diffusers import UNet2DConditionModel
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            norm_num_groups=8,
-            cross_attention_dim=16,
-            attention_head_dim=8,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        ).requires_grad_(False)
+def unet(make_unet):
+    return make_unet()
 
 
 @torch.inference_mode()

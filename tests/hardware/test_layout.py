@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from webui.hardware import layout, torchvision_operators
+from webui.hardware import layout
 from webui.hardware.attention.remembered import Choice, RememberedChoices
 from webui.hardware.layout import CHANNELS_LAST, USUAL, choose_layout, lay, time_layouts
 from webui.hardware.low_bits import FORMATS, pack_weights
@@ -59,22 +59,9 @@ def test_the_trial_takes_the_best_of_its_runs(monkeypatch, compiled):
 
 @pytest.mark.parametrize("weights", ["full", *FORMATS])
 @torch.inference_mode()
-def test_a_network_answers_the_same_either_way(weights):
-    torchvision_operators.declare()
-    from diffusers import UNet2DConditionModel
-
-    with torch.inference_mode(False), torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            norm_num_groups=8,
-            cross_attention_dim=16,
-            attention_head_dim=8,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        ).requires_grad_(False)
+def test_a_network_answers_the_same_either_way(weights, make_unet):
+    with torch.inference_mode(False):
+        unet = make_unet()
         pack_weights(unet, weights)
     x, states = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 16)
     wanted = unet(x, 500, states).sample

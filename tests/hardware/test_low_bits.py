@@ -6,35 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from webui.hardware import torchvision_operators
 from webui.hardware.low_bits import FORMATS, FULL, LowBitConv2d, LowBitLinear, dense_shapes, pack_weights, why_not
 
 # How far a weight may be from what it was, as a share of its row's (or block's) greatest: half a step of each format.
 STEP = {"fp8": 2**-4, "int8": 0.5 / 127 + 1e-3, "nf4": 0.16}
 # The least correlation of a network's answers with those of the same weights in float32.
 NEAR = {"fp8": 0.995, "int8": 0.9995, "nf4": 0.95}
-
-
-def network(seed=0):
-    torchvision_operators.declare()
-    from diffusers import UNet2DConditionModel
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return (
-            UNet2DConditionModel(
-                sample_size=8,
-                block_out_channels=(32, 64),
-                layers_per_block=1,
-                norm_num_groups=8,
-                cross_attention_dim=32,
-                attention_head_dim=8,
-                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            )
-            .eval()
-            .requires_grad_(False)
-        )
 
 
 def taken(module):
@@ -49,15 +26,15 @@ def answer(unet):
 
 
 @pytest.fixture(scope="module")
-def full():
-    unet = network()
+def full(make_unet):
+    unet = make_unet(width=32)
     return answer(unet), taken(unet)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_network_in_few_bits_is_small_and_answers_nearly_the_same(name, full):
+def test_a_network_in_few_bits_is_small_and_answers_nearly_the_same(name, full, make_unet):
     wanted, before = full
-    unet = network()
+    unet = make_unet(width=32)
     shapes = dict(dense_shapes(unet))
     pack_weights(unet, name)
     assert unet.dtype == torch.float32
@@ -112,8 +89,8 @@ def _plain(layer):
     return plain
 
 
-def test_full_weights_stay_as_they_are(full):
-    unet = network()
+def test_full_weights_stay_as_they_are(full, make_unet):
+    unet = make_unet(width=32)
     pack_weights(unet, FULL)
     assert torch.equal(answer(unet), full[0])
     assert not any(isinstance(layer, LowBitLinear | LowBitConv2d) for layer in unet.modules())

@@ -85,8 +85,49 @@ def test_cuda_counts_torchs_unused_cache_as_free_within_what_is_allowed(monkeypa
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 50)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20)
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: [segment(pool=(0, 0), total=30, used=5)])
 
     assert memory.free_bytes(torch.device("cuda", 0)) == free
+
+
+def segment(*, pool, total, used, device=0):
+    """A piece of a card's memory, as torch tells of it."""
+    return {"device": device, "segment_pool_id": pool, "total_size": total, "allocated_size": used}
+
+
+def test_what_recorded_graphs_hold_is_not_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20)
+    pools = [segment(pool=(0, 0), total=10, used=5), segment(pool=(0, 1), total=40, used=15)]
+    monkeypatch.setattr(
+        torch.cuda, "memory_snapshot", lambda: [*pools, segment(pool=(0, 1), total=9, used=0, device=1)]
+    )
+
+    assert memory.free_bytes(torch.device("cuda", 0)) == 130 - 25
+
+
+def test_what_is_given_back_of_a_card_is_also_page_locked_memory(monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("card"))
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: emptied.append("host"), raising=False)
+
+    memory.give_back(torch.device("cuda", 0))
+
+    assert emptied == ["card", "host"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_the_libraries_of_a_card_run_out_of_memory_in_their_own_words(words):
+    assert memory.is_out_of_memory(RuntimeError(words))
 
 
 def test_the_cpus_free_memory_is_the_machines():

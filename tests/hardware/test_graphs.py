@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
-from webui.hardware.graphs import MOST_SHAPES, WARM_UP_CALLS, set_recorded
+from webui.hardware.graphs import MOST_SHAPES, WARM_UP_CALLS, CudaRecorder, set_recorded
 
 
 class Network(nn.Module):
@@ -103,6 +104,15 @@ def test_weights_changed_in_place_count_and_moved_ones_are_recorded_anew(network
     assert recorder.recorded == 3
 
 
+def test_other_arithmetic_is_recorded_anew(network, recorder, monkeypatch):
+    for benchmark in (False, False, True):
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", benchmark)
+        set_recorded(network, wanted=True, recorder=lambda: recorder)
+        for _ in range(WARM_UP_CALLS + 1):
+            ask(network)
+    assert recorder.recorded == 2
+
+
 def test_what_cannot_be_recorded_runs_as_it_is_and_the_log_says_so(network, caplog):
     def refuse(_work):
         raise RuntimeError("operation not permitted when stream is capturing")
@@ -130,3 +140,90 @@ def test_a_network_that_moves_loses_its_recordings(network, recorder):
     set_recorded(network, wanted=True, recorder=lambda: recorder)
     move(network, torch.device("meta"))
     assert network._compiled_call_impl is None
+
+
+class Card:
+    """Stands in for what `CudaRecorder` asks of torch: the stream that is current, and captures that are under way."""
+
+    def __init__(self, monkeypatch, *, fails_at=None):
+        self.stream, self.captures, self.ended = "default", [], False
+        card, before = self, []
+
+        class Graph:
+            def pool(self):
+                if not card.ended:
+                    raise RuntimeError("without a preceding successful capture")
+
+            def replay(self):
+                pass
+
+        class Capture:
+            """As `torch.cuda.graph` has it: its stream is left by the last line of `__exit__` alone."""
+
+            def __init__(self, graph, *, pool, capture_error_mode):
+                self.pool = pool
+                assert capture_error_mode == "thread_local"
+
+            def __enter__(self):
+                card.stream = "capture"
+                if fails_at == "begin":
+                    raise RuntimeError("cannot be begun")
+                card.captures.append(self.pool)
+
+            def __exit__(self, *_):
+                if fails_at == "end":
+                    raise RuntimeError("operation failed due to a previous error during capture")
+                card.captures.remove(self.pool)
+                card.ended = True
+                card.stream = before[-1]
+
+        @contextmanager
+        def stream(new):
+            before.append(card.stream)
+            card.stream = new
+            try:
+                yield
+            finally:
+                card.stream = before.pop()
+
+        def end(_device, pool):
+            if pool not in card.captures:
+                raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+            card.captures.remove(pool)
+
+        self.released = []
+        for name, value in {
+            "graph_pool_handle": lambda: (0, 1),
+            "CUDAGraph": Graph,
+            "graph": Capture,
+            "stream": stream,
+            "current_stream": lambda: card.stream,
+            "current_device": lambda: 0,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+        monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda _, pool: self.released.append(pool), raising=False)
+
+
+@pytest.mark.parametrize("fails_at", [None, "begin", "end"])
+def test_a_capture_that_fails_leaves_neither_its_stream_nor_a_capture_behind(monkeypatch, fails_at):
+    card = Card(monkeypatch, fails_at=fails_at)
+    recorder = CudaRecorder()
+    if fails_at is None:
+        assert recorder(lambda: 7)[0] == 7
+    else:
+        with pytest.raises(RuntimeError, match=r"begun|previous error"):
+            recorder(lambda: 7)
+    assert (card.stream, card.captures) == ("default", [])
+    assert card.released == ([(0, 1)] if fails_at == "end" else [])
+
+
+def test_work_that_fails_within_a_capture_leaves_its_pool_to_torch(monkeypatch):
+    card = Card(monkeypatch)
+
+    def work():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        CudaRecorder()(work)
+    assert (card.stream, card.captures, card.released) == ("default", [], [])

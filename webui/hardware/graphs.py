@@ -11,6 +11,7 @@ import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -44,9 +45,29 @@ class CudaRecorder:
         """See `Recorder`."""
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as that of previews, may use the card meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outcome = work()
+        capture = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
+        # Where a capture cannot be begun or ended, torch goes on with the stream of the capture; we do not.
+        with torch.cuda.stream(torch.cuda.current_stream()):
+            try:
+                with capture:
+                    outcome = work()
+            except BaseException:
+                self._close(graph)
+                raise
         return outcome, graph.replay
+
+    def _close(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Tells torch's allocator that a capture is over, which torch itself does only where it could be ended.
+
+        Otherwise every later `torch.cuda.empty_cache` fails, for it waits for captures to end.
+        """
+        try:
+            graph.pool()
+        except RuntimeError:  # no capture was ended
+            device = torch.cuda.current_device()
+            with suppress(RuntimeError):  # none was begun
+                torch._C._cuda_endAllocateToPool(device, self._pool)
+                torch._C._cuda_releasePool(device, self._pool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +130,8 @@ def set_recorded(
 ) -> None:
     """Has calls of `network`, which stays on its device, recorded, or run as they are.
 
-    Recordings stay from one request to the next while the weights lie where they lay and `kernels`, whatever else
-    decides what runs, is equal.
+    Recordings stay from one request to the next while the weights lie where they lay, torch chooses kernels as it did,
+    and `kernels`, whatever else decides what runs, is equal.
     """
     holder = cast("Any", network)
     if not wanted:
@@ -118,7 +139,8 @@ def set_recorded(
             holder._compiled_call_impl = None
         return
     weights = itertools.chain(network.parameters(), network.buffers())
-    valid_for = (kernels, *(weight.data_ptr() for weight in weights))
+    arithmetic = (torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision())
+    valid_for = (kernels, arithmetic, *(weight.data_ptr() for weight in weights))
     now = holder._compiled_call_impl
     if not isinstance(now, RecordedCalls) or now.valid_for != valid_for:
         holder._compiled_call_impl = RecordedCalls(network._call_impl, recorder(), valid_for)

@@ -14,20 +14,33 @@ import torch
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
-_OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+_OUT_OF_MEMORY_WORDS = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
+    *("cublas_status_alloc_failed", "cudnn_status_alloc_failed", "device_allocation_failed"),  # NVIDIA's libraries
+)
 
 
 def free_bytes(device: torch.device) -> int:
     """Bytes that a new tensor on `device` may take now: video memory on CUDA, main memory elsewhere.
 
-    On CUDA, what torch holds in its cache and does not use counts as free, and no more than `limit` allows.
+    On CUDA, what torch holds in its cache and does not use counts as free, and no more than `limit` allows. What recorded
+    graphs work with is not free: nothing else is served from their pools.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        used = torch.cuda.memory_allocated(device)
+        used = torch.cuda.memory_allocated(device) + _idle_bytes_of_graphs(device)
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
         return min(free + torch.cuda.memory_reserved(device) - used, allowed - used)
     return free_ram_bytes()
+
+
+def _idle_bytes_of_graphs(device: torch.device) -> int:
+    """What the private pools of CUDA graphs hold beside tensors in use."""
+    return sum(
+        segment["total_size"] - segment["allocated_size"]
+        for segment in torch.cuda.memory_snapshot()
+        if segment["device"] == device.index and tuple(segment["segment_pool_id"]) != (0, 0)
+    )
 
 
 def limit(device: torch.device, allowed_bytes: int) -> None:
@@ -71,10 +84,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def give_back(device: torch.device) -> None:
-    """Returns what dropped modules took to the system, which allocators would otherwise keep for later."""
+    """Returns what dropped modules took to the system, which allocators would otherwise keep for later.
+
+    That is true of page-locked memory too, from which weights were streamed.
+    """
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+        torch._C._host_emptyCache()
     trim = _malloc_trim()
     if trim is not None:
         trim(0)

@@ -49,9 +49,30 @@ def test_what_is_missing_is_said(monkeypatch):
     assert "C++ compiler" in why_not(CPU)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "clang++" else None)
     assert why_not(CPU) == ""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "triton" in why_not(torch.device("cuda"))
     assert "meta" in why_not(torch.device("meta"))
+
+
+def test_what_is_missing_for_a_card_is_said_before_a_picture_fails_over_it(monkeypatch, tmp_path):
+    card = torch.device("cuda", 0)
+    capability = (6, 1)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "triton" in why_not(card)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert "Volta" in why_not(card)
+    capability = (7, 5)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/g++" if name == "g++" else None)
+    assert "C compiler" in why_not(card)
+    monkeypatch.setenv("CC", "gcc-12")
+    monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path))
+    assert "headers" in why_not(card)
+    (tmp_path / "Python.h").touch()
+    assert why_not(card) == ""
+    (tmp_path / "Python.h").unlink()
+    monkeypatch.setattr("sys.platform", "win32")
+    assert why_not(card) == ""
 
 
 def test_a_folder_that_the_environment_names_stays(monkeypatch, tmp_path):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
+import sysconfig
 from pathlib import Path
 
 import torch
@@ -20,19 +22,34 @@ REPEATED = frozenset({"BasicTransformerBlock", "ResnetBlock2D"})
 # torch compiles a function for at most eight shapes before it gives up; a UNet has more shapes of blocks than that.
 _SHAPES = 64
 
-_COMPILERS = ("c++", "g++", "clang++")
+_CPP_COMPILERS = ("c++", "g++", "clang++")
+_C_COMPILERS = ("gcc", "clang")  # those that triton looks for
+_OLDEST_CARD = (7, 0)  # the compute capability that triton's code needs
 
 
 def why_not(device: torch.device) -> str:
     """Why networks cannot be compiled for `device`, as a sentence; "" where they can."""
     if device.type == "cuda":
-        if importlib.util.find_spec("triton") is None:
-            return "Compiling for this card needs the package triton, which is not installed."
-        return ""
+        return _why_not_for_a_card(device)
     if device.type != "cpu":
         return f"Compiling is not known to work on {device.type}."
-    if "CXX" not in os.environ and not any(shutil.which(name) for name in _COMPILERS):
-        return f"Compiling for the CPU needs a C++ compiler ({', '.join(_COMPILERS)}), and there is none."
+    if "CXX" not in os.environ and not any(shutil.which(name) for name in _CPP_COMPILERS):
+        return f"Compiling for the CPU needs a C++ compiler ({', '.join(_CPP_COMPILERS)}), and there is none."
+    return ""
+
+
+def _why_not_for_a_card(device: torch.device) -> str:
+    """As `why_not`. On Linux triton builds a module for Python when it first runs; elsewhere it brings a compiler."""
+    if importlib.util.find_spec("triton") is None:
+        return "Compiling for this card needs the package triton, which is not installed."
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < _OLDEST_CARD:
+        return "Compiling needs a card of NVIDIA's Volta generation (2017) or a later one."
+    if sys.platform != "linux":
+        return ""
+    if "CC" not in os.environ and not any(shutil.which(name) for name in _C_COMPILERS):
+        return f"Compiling for this card needs a C compiler ({', '.join(_C_COMPILERS)}), and there is none."
+    if not Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").exists():
+        return "Compiling for this card needs Python's C headers (the package python3-dev or python3-devel)."
     return ""
 
 

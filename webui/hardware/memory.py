@@ -23,8 +23,8 @@ _OUT_OF_MEMORY_WORDS = (
 def free_bytes(device: torch.device) -> int:
     """Bytes that a new tensor on `device` may take now: video memory on CUDA, main memory elsewhere.
 
-    On CUDA, what torch holds in its cache and does not use counts as free, and no more than `limit` allows. What recorded
-    graphs work with is not free: nothing else is served from their pools.
+    On CUDA, what torch holds in its cache and does not use counts as free, and no more than `limit` allows. What
+    recorded graphs work with is not free: nothing else is served from their pools.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)

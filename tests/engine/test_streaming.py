@@ -187,3 +187,45 @@ def test_weights_in_few_bits_travel_as_they_lie(name, copies):
         assert torch.equal(network(x), wanted)
     assert torch.equal(network(x), wanted)
     assert sum(size for _, size in copies) < dense / 3
+
+
+@torch.inference_mode()
+def test_compiled_layers_do_not_miss_the_hooks_that_bring_their_weights(network, copies):
+    compiled = network.layers[0].forward  # code that was made when there were no hooks
+    network.layers[0]._compiled_call_impl = compiled
+    expected = network(INPUT)
+    with streamed(network, CPU, group_bytes=ONE_LAYER):
+        assert torch.equal(network(INPUT), expected)
+    assert len(copies) == 4
+    assert network.layers[0]._compiled_call_impl == compiled
+
+
+@torch.inference_mode()
+def test_a_weight_of_two_groups_stays_on_the_device(network, copies):
+    """As the words of a T5 are those of its encoder."""
+    with torch.inference_mode(False):
+        network.layers[2].weight = network.layers[0].weight
+        network.twin = network.layers[1]
+    expected = network(INPUT)
+    with streamed(network, CPU, group_bytes=ONE_LAYER):
+        assert torch.equal(network(INPUT), expected)
+    assert network.layers[2].weight is network.layers[0].weight
+    biases = [size for _, size in copies if size == streaming._ALIGNMENT]  # all that two of the layers have left
+    assert (len(biases), len(copies)) == (2, 3)
+
+
+def test_page_locked_memory_is_filled(monkeypatch):
+    taken = []
+    real = torch.empty
+
+    def empty(size, *, dtype, pin_memory=False):
+        taken.append((size, pin_memory))
+        return real(size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(streaming, "_SLAB_BYTES", 256)
+    slabs = streaming._Slabs(pinned=True)
+    pieces = [slabs.take(size) for size in (160, 160, 96, 90, 300, 200)]
+    assert [piece.nbytes for piece in pieces] == [160, 160, 96, 90, 300, 200]
+    assert taken == [(256, True), (256, True), (512, True)]  # torch rounds 300 to 512: the rest of it holds the 200
+    assert len({piece.data_ptr() for piece in pieces}) == 6

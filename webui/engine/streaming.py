@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from webui.hardware.compilation import uncompiled
+
 logger = logging.getLogger(__name__)
 
 GROUP_BYTES = 96 * 2**20  # holds any one layer of the UNets that there are, and most of their transformer blocks
-_SLAB_BYTES = 256 * 2**20  # of page-locked memory, which torch hands out in powers of two
+_SLAB_BYTES = 256 * 2**20  # of page-locked memory at least, which torch hands out in powers of two
 _ALIGNMENT = 256
 _SLOTS = 2
 
@@ -34,15 +37,16 @@ _SLOTS = 2
 def streamed(module: nn.Module, device: torch.device, *, group_bytes: int = GROUP_BYTES) -> Iterator[None]:
     """Inside the block, layers of `module` have their weights on `device` only while they run; inputs follow there.
 
-    Groups are the largest modules of at most `group_bytes`, and single layers that are larger. The weights, all in
-    main memory, are there again after the block; what is done to them inside it must be done between two runs.
+    Groups are the largest modules of at most `group_bytes`, and single layers that are larger. What two groups share,
+    and what lies between them, stays on `device` throughout. The weights, all in main memory, are there again after the
+    block; what is done to them inside it must be done between two runs. Inside it nothing of `module` runs compiled.
     """
     # Not in inference mode: tensors made in it may not be changed outside it.
     with torch.inference_mode(False), torch.no_grad():
         groups = _packed(list(_groups(module, group_bytes)), device)
         belt = _Belt(groups, device)
         residents = [(tensor, tensor.data) for tensor in _between(module, groups)]
-    with ExitStack() as stack:
+    with uncompiled(module), ExitStack() as stack:
         stack.callback(belt.close)
         for tensor, here in residents:
             stack.callback(setattr, tensor, "data", here)
@@ -215,7 +219,7 @@ def _groups(module: nn.Module, group_bytes: int) -> Iterator[list[nn.Module]]:
 
 
 def _between(module: nn.Module, groups: Sequence[_Group]) -> list[Tensor]:
-    """What modules own that are too large to be a group: a few small tensors, which stay on the device."""
+    """What modules own that are too large to be a group, and weights of several groups: they stay on the device."""
     grouped = {id(tensor) for group in groups for tensor in group.tensors}
     return [tensor for tensor in _all(module) if id(tensor) not in grouped]
 
@@ -223,16 +227,13 @@ def _between(module: nn.Module, groups: Sequence[_Group]) -> list[Tensor]:
 def _packed(groups: Sequence[Sequence[nn.Module]], device: torch.device) -> list[_Group]:
     """The groups with the tensors of each one behind the other in main memory, page-locked if `device` wants that."""
     slabs = _Slabs(pinned=device.type == "cuda")
-    seen: set[int] = set()
+    owned = [{id(tensor): tensor for layer in hooked for tensor in _own(layer)} for hooked in groups]
+    owners = Counter(itertools.chain.from_iterable(owned))
     made: list[_Group] = []
-    for hooked in groups:
-        tensors = {id(tensor): tensor for layer in hooked for tensor in _own(layer)}
-        shared = tensors.keys() & seen
-        if shared:
-            raise ValueError("two groups of layers share a weight, so neither can travel alone")
-        seen |= tensors.keys()
+    for hooked, own in zip(groups, owned, strict=True):
+        tensors = [tensor for tensor in own.values() if owners[id(tensor)] == 1]
         if tensors:
-            made.append(_pack(hooked, list(tensors.values()), slabs))
+            made.append(_pack(hooked, tensors, slabs))
     return made
 
 
@@ -260,19 +261,21 @@ class _Slabs:
 
     def __init__(self, *, pinned: bool) -> None:
         self.pinned = pinned
-        self._slab = torch.empty(0, dtype=torch.uint8)
+        self._rests: list[Tensor] = []
 
     def take(self, size: int) -> Tensor:
         """`size` bytes that are in use until the last tensor on them is gone."""
-        if size > self._slab.nbytes:
-            self._slab = self._new(max(size, _SLAB_BYTES) if self.pinned else size)
-        taken, self._slab = self._slab[:size], self._slab[size:]
+        place = next((number for number, rest in enumerate(self._rests) if rest.nbytes >= size), len(self._rests))
+        if place == len(self._rests):
+            self._rests.append(self._new(size))
+        taken, self._rests[place] = self._rests[place][:size], self._rests[place][size:]
         return taken
 
     def _new(self, size: int) -> Tensor:
         if self.pinned:
             try:
-                return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+                whole = max(_SLAB_BYTES, 1 << (size - 1).bit_length())
+                return torch.empty(whole, dtype=torch.uint8, pin_memory=True)
             except RuntimeError as error:  # the system has a limit to page-locked memory
                 logger.warning("Weights are streamed from ordinary memory, which is slower: %s", error)
                 self.pinned = False

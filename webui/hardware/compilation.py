@@ -11,6 +11,8 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -80,6 +82,22 @@ def set_compiled(network: nn.Module, *, wanted: bool, backend: str = "inductor")
 def is_compiled(network: nn.Module) -> bool:
     """Whether the repeated blocks of `network` run compiled; not where it has none."""
     return any(block._compiled_call_impl is not None for block in _repeated(network))
+
+
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """Within the block all of `network` runs as it is, and after it what was compiled does so again.
+
+    For whoever adds hooks for a while: compiled code goes by those that there were when it was made.
+    """
+    before = [(each, each._compiled_call_impl) for each in network.modules() if each._compiled_call_impl is not None]
+    for module, _ in before:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, compiled in before:
+            module._compiled_call_impl = compiled
 
 
 def _repeated(network: nn.Module) -> list[nn.Module]:

@@ -5,6 +5,7 @@ import torch
 import torchsde
 
 from webui.engine.brownian import BrownianNoise
+from webui.engine.noise import brought
 
 SHAPE = (4, 3, 5)
 CPU = torch.device("cpu")
@@ -62,3 +63,19 @@ def test_the_ends_of_a_schedule_are_within_the_path():
     # torchsde rounds ends to six digits and would warn, which is an error here.
     noise = BrownianNoise([5], draw, sigma_min=0.02916737, sigma_max=14.614641229, device=CPU)
     assert torch.isfinite(noise(14.614641229, 0.02916737)).all()
+
+
+def test_numbers_from_the_cpu_come_to_a_card_beside_its_work(monkeypatch):
+    """A plain copy waits for all work before it, at each step of every sampler of the stochastic equation."""
+    asked = []
+
+    class Pinned:
+        def to(self, device, *, non_blocking):
+            asked.append((device, non_blocking))
+            return torch.ones(1, *SHAPE)
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda _: Pinned())
+    card = torch.device("cuda", 0)
+    BrownianNoise([5], draw, sigma_min=0.029, sigma_max=14.6, device=card)(3.0, 1.0)
+    assert asked == [(card, True)]
+    assert torch.equal(brought(torch.ones(SHAPE), CPU), torch.ones(SHAPE))

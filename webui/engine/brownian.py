@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from webui.engine.noise import brought
+
 # A seed → standard normal noise of one picture's shape, always the same for that seed.
 Draw = Callable[[int], Tensor]
 
@@ -50,7 +52,7 @@ class BrownianNoise:
             rows = [cast("Tensor", tree(low, high)) for tree in self._trees]
         # From high to low the path's change has the other sign, as in k-diffusion.
         sign = 1 if sigma < sigma_next else -1
-        return torch.stack(rows).to(self._device) * (sign / math.sqrt(high - low))
+        return brought(torch.stack(rows), self._device) * (sign / math.sqrt(high - low))
 
 
 @contextmanager

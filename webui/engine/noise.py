@@ -71,11 +71,7 @@ class Noise:
         return open_stream(seed, request.noise_source, self._device)
 
     def _gathered(self, rows: list[Tensor]) -> Tensor:
-        stack = torch.stack(rows)
-        if self._device.type == "cuda" and stack.device.type == "cpu":
-            # Pinned, so that the copy runs beside the host instead of stopping it.
-            return stack.pin_memory().to(self._device, non_blocking=True)
-        return stack.to(self._device)
+        return brought(torch.stack(rows), self._device)
 
     def _start(self, request: DiffusionRequest, stream: Stream) -> Tensor:
         """One picture's starting noise: its seed's, with the variation's mixed in, at the size it was first drawn."""
@@ -93,6 +89,14 @@ class Noise:
             other = self._open(variation.seed, request)(drawn)
             noise = slerp(noise, other, variation.strength)
         return laid_over(whole, noise) if resized else noise
+
+
+def brought(noise: Tensor, device: torch.device) -> Tensor:
+    """`noise` on `device`, without making the host wait for what a card is at work on."""
+    if device.type == "cuda" and noise.device.type == "cpu":
+        # Pinned, so that the copy runs beside the host instead of stopping it.
+        return noise.pin_memory().to(device, non_blocking=True)
+    return noise.to(device)
 
 
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from webui.hardware.attention import sdpa
 from webui.hardware.attention.backend import AttentionFunction, Backend
 
 
@@ -17,12 +18,14 @@ def _load() -> AttentionFunction:
     operators: Any = importlib.import_module("xformers.ops")  # not installed everywhere, so unknown to the type checker
 
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """See `AttentionFunction`; xformers wants (B, N, H, d) and a bias of the scores' full shape."""
+        """See `AttentionFunction`; xformers wants (B, N, H, d), and masks whose rows begin at multiples of 16 bytes.
+
+        The 77 places of a prompt's chunk do not, so masked calls are torch's.
+        """
         if mask is not None:
-            batch, heads, length, _ = query.shape
-            mask = mask.expand(batch, heads, length, key.shape[2]).contiguous()
+            return sdpa.attend(query, key, value, mask)
         swapped = (tensor.transpose(1, 2) for tensor in (query, key, value))
-        return operators.memory_efficient_attention(*swapped, attn_bias=mask).transpose(1, 2)
+        return operators.memory_efficient_attention(*swapped).transpose(1, 2)
 
     return attend
 

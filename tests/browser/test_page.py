@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
+PATIENCE_S = 90
 SAMPLE_EXTENSION = Path(__file__).parents[1] / "extensions" / "sample_extension"
 
 
@@ -42,6 +45,22 @@ def test_a_prompt_becomes_a_picture_with_previews_on_the_way(page, count_preview
     expect(page.locator("#html_info_txt2img")).to_contain_text("Steps")
     strangers = [url for url in asked if not re.match(r"(http://127\.0\.0\.1:|data:|blob:)", url)]
     assert not strangers
+
+
+def test_the_page_carries_nothing_that_nobody_sees(page_server):
+    def fetched(path: str) -> str:
+        with urllib.request.urlopen(page_server.address + path, timeout=PATIENCE_S) as answer:
+            return answer.read().decode()
+
+    events = json.loads(fetched("config"))["dependencies"]
+    # Gradio's page would tell hidden progress to every output of every event, many times for each preview.
+    told = [
+        event["api_name"] for event in events if event["show_progress"] == "hidden" and event["show_progress_on"] != []
+    ]
+    assert not told
+    described = re.search(r"window\.gradio_api_info = (.*?);</script>", fetched(""))
+    assert described is not None
+    assert json.loads(described[1]) == {"named_endpoints": {}, "unnamed_endpoints": {}}
 
 
 def test_a_reload_in_the_middle_gets_its_picture_and_its_form(page, hold):

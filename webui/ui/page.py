@@ -10,7 +10,7 @@ import html
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,9 @@ def build_page(services: Services) -> gr.Blocks:
                 info = build_pnginfo(services)
             with gr.Tab("Queue", id="queue", elem_id="tab_queue") as sixth:
                 timer = build_queue(services, sixth)
+            own = set(page.fns)
             added = _add_extension_tabs(services)
+            theirs = set(page.fns) - own
             with gr.Tab("Extensions", id="extensions", elem_id="tab_extensions") as seventh:
                 build_extensions(page, services)
             with gr.Tab("Settings", id="settings", elem_id="tab_settings") as eighth:
@@ -84,6 +86,7 @@ def build_page(services: Services) -> gr.Blocks:
         for studio in (txt2img, img2img, inpaint):
             keep_menus_fresh(page, studio.form, services.catalogue, header.refresh)
         _remember_tab(page, tabs, [first, second, third, fourth, fifth, sixth, *added, seventh, eighth], timer)
+        _lighten(page, added=theirs)
     return page
 
 
@@ -186,6 +189,21 @@ def _add_extension_tabs(services: Services) -> list[gr.Tab]:
                 gr.HTML(f"<p class='extension-error' role='alert'>{html.escape(error)}</p>")
         added.append(made)
     return added
+
+
+def _lighten(page: gr.Blocks, *, added: Container[int]) -> None:
+    """Spares the browser what gradio does for each event and nobody sees; `added` are the events of extensions.
+
+    An event whose progress is hidden still has gradio's page tell it to each of its outputs, and to every output of
+    every event before, by a walk through the whole page: seconds in all, and again for each preview. With nothing to
+    tell it to, nothing is told. And gradio writes a description of each public event, with snippets of code for
+    programs, into every page it sends: more bytes than the page itself. Extensions keep theirs.
+    """
+    for number, event in page.fns.items():
+        if event.show_progress == "hidden":
+            event.show_progress_on = []
+        if number not in added:
+            event.api_visibility = "private"
 
 
 def _remember_tab(page: gr.Blocks, tabs: gr.Tabs, known: list[gr.Tab], timer: gr.Timer) -> None:

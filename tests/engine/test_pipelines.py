@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import io
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from webui.core.events import Finished, ImageReady, Notice, Started, Step
 from webui.core.infotext import parse_infotext
 from webui.core.ports import Control
 from webui.core.requests import Generation, Img2Img, Txt2Img
+from webui.engine import placement
 from webui.engine import stock as stock_module
 from webui.engine import workshop as workshop_module
 from webui.engine.manager import EngineManager
+from webui.engine.pipeline_placement import pipeline_at_work
 from webui.engine.pipelines import _arguments, in_steps
 from webui.engine.workshop import Workshop
 from webui.settings.schema import Settings
@@ -337,18 +340,102 @@ def test_a_pipeline_is_counted_by_its_parts_beside_other_models(engine):
     assert sum(part.weight_bytes for part in resident.parts.values()) <= residents.bytes_in_main_memory()
 
 
-@pytest.mark.parametrize(("free", "whole"), [(2**40, True), (2**20, False)])
-def test_a_pipeline_is_kept_on_the_card_only_if_all_of_it_fits(free, whole, models, monkeypatch):
-    placed = []
-    workshop = Workshop(CheckpointFolder(models), Settings, ModelHashes())
-    workshop.stock.device = torch.device("meta")
-    monkeypatch.setattr(stock_module, "choose_pipeline_dtype", lambda _device: torch.float32)
-    monkeypatch.setattr(stock_module, "free_bytes", lambda _device: free)
-    monkeypatch.setattr(stock_module, "place_pipeline", lambda _pipeline, _device, *, whole: placed.append(whole))
-    with workshop.pipeline_bench(REQUEST):
-        pass
+CARD = torch.device("cpu", 0)  # another device than "cpu" to whoever compares, and yet a place to compute
 
-    assert placed == [whole]
+
+@pytest.fixture
+def with_card(models, monkeypatch):
+    """A function: an engine whose device has as many bytes free as are said, with settings; and what came there how."""
+    came = []
+
+    def watched(name, real):
+        @contextmanager
+        def at_work(module, device):
+            came.append((name, type(module).__name__))
+            with real(module, device):
+                yield
+            came.append(("left", type(module).__name__))
+
+        return at_work
+
+    for name in ("copied", "streamed"):
+        monkeypatch.setattr(placement, name, watched(name, getattr(placement, name)))
+
+    def engine(free, **settings):
+        made = EngineManager(CheckpointFolder(models), lambda: Settings(**settings))
+        made._open_workshop().stock.device = CARD
+        for module in (placement, stock_module):
+            monkeypatch.setattr(module, "free_bytes", lambda _device: free)
+        return made, came
+
+    return engine
+
+
+def test_a_pipeline_that_fits_is_kept_on_the_card(with_card, engine):
+    card, came = with_card(2**40)
+    picture = of(ImageReady, run(card, REQUEST))[0].image
+    assert came == []
+    assert same(picture, of(ImageReady, run(engine, REQUEST))[0].image)
+    assert card.status().memory == "everything stays on the device"
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_components_come_as_the_plan_says_when_they_are_called(name, with_card, engine):
+    request = dataclasses.replace(REQUEST, checkpoint=name)
+    card, came = with_card(2**40, video_memory_use="lowvram")
+    pictures = of(ImageReady, run(card, dataclasses.replace(request, batch_count=2)))
+    wanted = of(ImageReady, run(engine, dataclasses.replace(request, batch_count=2)))
+    assert all(same(got.image, other.image) for got, other in zip(pictures, wanted, strict=True))
+
+    transformer = {"sd3": "SD3Transformer2DModel", "flux": "FluxTransformer2DModel"}[name]
+    streamed = [index for index, (how, _) in enumerate(came) if how == "streamed"]
+    assert [came[index][1] for index in streamed] == [transformer] * 2  # once a picture, however many steps
+    assert came[streamed[0] + 1] == ("left", transformer)
+    assert came[streamed[0] + 2] == ("copied", "AutoencoderKL")
+    visits, leaves = [came[index::2] for index in (0, 1)]
+    assert [module for _, module in visits] == [module for _, module in leaves]  # one at a time
+    assert "T5EncoderModel" in {module for _, module in visits}
+
+
+def test_a_component_larger_than_the_card_is_streamed_whatever_it_is(with_card, engine):
+    card, came = with_card(0)
+    picture = of(ImageReady, run(card, REQUEST))[0].image
+    assert {how for how, _ in came} == {"streamed", "left"}
+    assert {module for _, module in came} >= {"T5EncoderModel", "SD3Transformer2DModel", "AutoencoderKL"}
+    assert same(picture, of(ImageReady, run(engine, REQUEST))[0].image)
+
+
+def test_a_pipeline_runs_on_the_card_and_is_left_as_it_was(with_card, engine, models):
+    card, _ = with_card(2**40, video_memory_use="medvram")
+    with card._open_workshop().pipeline_bench(REQUEST) as bench:
+        pipeline = bench.checkpoint.pipeline
+        before = {name: set(vars(module)) for name, module in bench.checkpoint.modules.items()}
+        with pipeline_at_work(pipeline, bench.places, bench.device):
+            assert pipeline._execution_device == CARD
+        assert pipeline._execution_device == torch.device("cpu")
+        assert {name: set(vars(module)) for name, module in bench.checkpoint.modules.items()} == before
+
+
+def test_stopping_a_pipeline_leaves_nothing_on_the_card(with_card):
+    card, came = with_card(0)
+    events = card.generate(dataclasses.replace(REQUEST, steps=20), control=Control())
+    while not isinstance(next(events), Step):
+        pass
+    events.close()
+    assert came[-1] == ("left", "SD3Transformer2DModel")
+
+
+def test_a_pipelines_vae_works_in_tiles_where_a_card_is_small(with_card):
+    card, _ = with_card(0)
+    workshop = card._open_workshop()
+    with workshop.pipeline_bench(dataclasses.replace(REQUEST, width=1024, height=1024)) as bench:
+        vae = bench.checkpoint.modules["vae"]
+        assert vae.use_tiling
+        assert (vae.tile_sample_min_size, vae.tile_latent_min_size) == (512, 512)
+    card, _ = with_card(2**40)
+    workshop.stock._settings = Settings
+    with workshop.pipeline_bench(REQUEST) as bench:
+        assert not bench.checkpoint.modules["vae"].use_tiling
 
 
 @pytest.mark.parametrize(

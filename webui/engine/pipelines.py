@@ -29,7 +29,9 @@ from webui.core.infotext import format_infotext
 from webui.core.ports import Control
 from webui.core.requests import DiffusionRequest, Txt2Img, alone
 from webui.engine.phases import Phases
+from webui.engine.pipeline_placement import pipeline_at_work
 from webui.engine.pipeline_previews import Forming
+from webui.engine.plan import Place
 from webui.engine.previews import Render
 
 if TYPE_CHECKING:
@@ -63,10 +65,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineBench:
-    """What the workshop lays out for a request to a pipeline, ready to run where it is; see `bench.Bench`."""
+    """What the workshop lays out for a request to a pipeline; see `bench.Bench`.
+
+    `places` say how its components come to the `device`; there are none where there is one memory.
+    """
 
     checkpoint: LoadedPipeline
     model_hash: PendingHash
+    device: torch.device
+    places: Mapping[str, Place] = field(default_factory=dict)
     attention: str = ATTENTION
     memory_plan: str = ""
     render: Render | None = None
@@ -201,12 +208,11 @@ def _walk(
         modern = "callback_on_step_end" in known
         callback = {"callback_on_step_end": at_step_end} if modern else {"callback": at_step}
         try:
-            return pipeline(**arguments, **callback).images  # pyright: ignore[reportCallIssue]  # subclasses define it
+            with pipeline_at_work(pipeline, bench.places, bench.device):
+                return pipeline(**arguments, **callback).images  # pyright: ignore[reportCallIssue]  # subclasses define it
         except ValueError as error:
             told = " ".join(str(error).split())
             raise UserError(f"{bench.checkpoint.info.name!r} cannot make this picture: {told}") from error
-        finally:
-            pipeline.maybe_free_model_hooks()
 
     steps = arguments["num_inference_steps"]
     walk = in_steps(call)

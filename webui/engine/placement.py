@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,6 @@ from webui.engine.streaming import streamed
 from webui.hardware.attention.fusion import set_fused
 from webui.hardware.graphs import set_recorded
 from webui.hardware.memory import free_bytes
-
-if TYPE_CHECKING:
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 CPU = torch.device("cpu")
 # What a visitor leaves free on the device for its own work, where nobody says how much that is.
@@ -137,12 +133,3 @@ def move(module: nn.Module, device: torch.device) -> None:
     except BaseException:
         module.to(CPU)
         raise
-
-
-def place_pipeline(pipeline: DiffusionPipeline, device: torch.device, *, whole: bool) -> None:
-    """Moves a pipeline of diffusers' to `device` for good, or has it bring one component at a time while it runs."""
-    pipeline.remove_all_hooks()
-    if whole:
-        pipeline.to(device)
-    else:
-        pipeline.enable_model_cpu_offload(device=device)

@@ -31,7 +31,8 @@ from webui.engine.ladder import Economy, Rung
 from webui.engine.masking.foreground import ForegroundFinder
 from webui.engine.masking.words import WordMasker
 from webui.engine.patches import WeightPatches
-from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, move, place_pipeline
+from webui.engine.pipeline_placement import set_tiled
+from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, move
 from webui.engine.plan import (
     NETWORKS,
     Bound,
@@ -278,12 +279,14 @@ class Stock:
         bring(parts, places, self.device)
         return places, economy
 
-    def arrange_pipeline(self, prepared: PreparedPipeline, request: DiffusionRequest, economy: Economy) -> None:
-        """Keeps the pipeline on the device if all of it fits there, at the size of `request`; others make room."""
-        if self.device != CPU:
-            places, _ = self._places(prepared.parts, request, economy)
-            whole = all(place is Place.KEPT for place in places.values())
-            place_pipeline(prepared.checkpoint.pipeline, self.device, whole=whole)
+    def arrange_pipeline(
+        self, prepared: PreparedPipeline, request: DiffusionRequest, economy: Economy
+    ) -> dict[str, Place]:
+        """As `arrange`, for the components of a pipeline; its VAE works in tiles where it has to."""
+        places, economy = self.arrange(prepared.parts, request, economy)
+        tile = VAE_TILE if Rung.TILED in economy else None
+        set_tiled((part.module for part in prepared.parts.values()), tile=tile)
+        return places
 
     def _free_on_device(self) -> int:
         """What models and their work may still take there: what is free, within the setting."""

@@ -143,7 +143,7 @@ class Workshop:
                 notices=(
                     *checkpoint.notices,
                     *networks.notices,
-                    *self._compile(checkpoint.unet, request),
+                    *self._compile(checkpoint.unet, request, places),
                     *self._record(checkpoint.unet, for_unet.name, places, economy),
                 ),
                 refine=refine,
@@ -177,11 +177,13 @@ class Workshop:
 
         with phases("load"), self.stock.residents.turn():
             prepared = self.stock.pipeline(path, info)
-            self.stock.arrange_pipeline(prepared, request, economy)
+            places = self.stock.arrange_pipeline(prepared, request, economy)
         yield PipelineBench(
             checkpoint=prepared.checkpoint,
             model_hash=self._hashes.short_hash(path),
-            memory_plan=self.stock.memory_in_words(prepared.parts, {}),
+            device=self.stock.device,
+            places=places,
+            memory_plan=self.stock.memory_in_words(prepared.parts, places),
             render=self._render(type(prepared.checkpoint.pipeline).__name__, prepared.checkpoint),
             phases=phases,
         )
@@ -239,13 +241,17 @@ class Workshop:
 
         return lay_out
 
-    def _compile(self, unet: torch.nn.Module, request: DiffusionRequest) -> tuple[str, ...]:
+    def _compile(
+        self, unet: torch.nn.Module, request: DiffusionRequest, places: Mapping[str, Place]
+    ) -> tuple[str, ...]:
         """Has `unet` run compiled where the settings say so; returns what the person at the page should know of it.
 
         Extras change how its blocks run from picture to picture, so with them it runs as it is.
         """
         wanted = self._settings().compile and request.extras == Extras()
         refused = why_not(self.stock.device) if wanted else ""
+        if wanted and places.get("unet") is Place.STREAMED:
+            refused = "Layers that come to the card one after the other cannot be compiled."
         changed = set_compiled(unet, wanted=wanted and not refused)
         if refused:
             return (f"{refused} The network runs as it is.",)

@@ -72,3 +72,29 @@ def tiny_file(tiny_checkpoint, tmp_path):
     folder = tmp_path / "models" / "Stable-diffusion"
     folder.mkdir(parents=True)
     return shutil.copy(tiny_checkpoint / "Stable-diffusion" / "tiny-random.safetensors", folder / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def write_gguf():
+    """Writes weights as GGUF."""
+    import gguf
+
+    def write(state, path, kind=gguf.GGMLQuantizationType.F16):
+        """As city96's converter: bare names; norms and biases in full, matrices packed, other shapes said beside."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = gguf.GGUFWriter(path, "sd1")
+        for name, weight in state.items():
+            numbers = weight.float().numpy()
+            packs = numbers.ndim > 1 and numbers.size % 32 == 0
+            if packs and numbers.shape[-1] % 32 and kind is not gguf.GGMLQuantizationType.F16:
+                writer.add_array(f"comfy.gguf.orig_shape.{name}", list(numbers.shape))
+                numbers = numbers.reshape(-1, 32)
+            used = kind if packs else gguf.GGMLQuantizationType.F32
+            writer.add_tensor(name, gguf.quants.quantize(numbers, used), raw_dtype=used)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return write

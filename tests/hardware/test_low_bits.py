@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from webui.hardware.low_bits import FORMATS, FULL, LowBitConv2d, LowBitLinear, dense_shapes, pack_weights, why_not
+from webui.hardware.gguf_blocks import Blocks
+from webui.hardware.low_bits import (
+    FORMATS,
+    FULL,
+    LowBitConv2d,
+    LowBitLinear,
+    can_be_packed,
+    dense_shapes,
+    keep_blocks,
+    main_kind,
+    pack_weights,
+    why_not,
+)
 
 # How far a weight may be from what it was, as a share of its row's (or block's) greatest: half a step of each format.
 STEP = {"fp8": 2**-4, "int8": 0.5 / 127 + 1e-3, "nf4": 0.16}
@@ -37,6 +51,7 @@ def test_a_network_in_few_bits_is_small_and_answers_nearly_the_same(name, full, 
     unet = make_unet(width=32)
     shapes = dict(dense_shapes(unet))
     pack_weights(unet, name)
+    assert main_kind(unet) == name
     assert unet.dtype == torch.float32
     assert dict(dense_shapes(unet)) == shapes
     got = answer(unet)
@@ -93,6 +108,7 @@ def test_full_weights_stay_as_they_are(full, make_unet):
     unet = make_unet(width=32)
     pack_weights(unet, FULL)
     assert torch.equal(answer(unet), full[0])
+    assert main_kind(unet) == FULL
     assert not any(isinstance(layer, LowBitLinear | LowBitConv2d) for layer in unet.modules())
 
 
@@ -111,3 +127,50 @@ def test_the_catalogue_names_them_all():
     from webui.core.catalogue import WEIGHT_FORMATS
 
     assert (FULL, *FORMATS) == WEIGHT_FORMATS
+
+
+@pytest.fixture
+def make_blocks():
+    """A weight in blocks of Q4_0, whose numbers are the same for each shape of as many."""
+
+    def make(shape):
+        random = torch.Generator().manual_seed(4)
+        numbers = torch.randint(-128, 128, (math.prod(shape) // 32, 18), generator=random, dtype=torch.int8)
+        numbers[:, :2] = torch.tensor([0.01], dtype=torch.float16).view(torch.int8)
+        return Blocks(numbers=numbers, kind="Q4_0", shape=shape)
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_of_a_file_stay_as_they_are(dtype, make_blocks):
+    network = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(64, 8), nn.Conv2d(4, 8, 3)])}).requires_grad_(False)
+    network.to(dtype)
+    linear, conv = network["blocks"]
+    for name, shape in (("blocks.0.weight", (8, 64)), ("blocks.1.weight", (8, 4, 3, 3))):
+        assert can_be_packed(network, name)
+        keep_blocks(network, name, make_blocks(shape), dtype=dtype)
+    assert torch.equal(linear.weight, make_blocks((8, 64)).numbers)
+    assert torch.equal(linear.dense_weight(), make_blocks((8, 64)).dense().to(dtype))
+    assert torch.equal(conv.dense_weight(), make_blocks((8, 4, 3, 3)).dense().to(dtype))
+    x = torch.randn(2, 64).to(dtype)
+    assert torch.equal(linear(x), nn.functional.linear(x, make_blocks((8, 64)).dense().to(dtype), linear.bias))
+    assert conv(torch.randn(1, 4, 8, 8).to(dtype)).dtype == dtype
+    assert main_kind(network) == "Q4_0"
+    assert dict(dense_shapes(network))["blocks.1.weight"] == (8, 4, 3, 3)
+
+
+def test_another_weight_lies_in_eight_bits_until_the_blocks_come_back(make_blocks):
+    network = nn.ModuleDict({"blocks": nn.Linear(64, 8)}).requires_grad_(False)
+    keep_blocks(network, "blocks.weight", make_blocks((8, 64)), dtype=torch.float32)
+    layer = network["blocks"]
+    kept = layer.packed().to(torch.device("cpu"), copy=True)
+    other = layer.dense_weight() + 1e-4
+    assert not layer.hold(other), "it is larger"
+    assert (layer.dense_weight() - other).abs().max() < 0.5 * 0.081 / 127
+    place = layer.weight.data_ptr()
+    assert layer.hold(other * 2)
+    assert layer.weight.data_ptr() == place
+    assert not layer.hold(kept)
+    assert torch.equal(layer.weight, kept.numbers)
+    assert torch.equal(layer.widened(kept), layer.dense_weight())

@@ -28,9 +28,11 @@ from webui.checkpoints.loaded import LoadedCheckpoint, TextEncoder
 from webui.checkpoints.modules import empty_modules
 from webui.checkpoints.prediction import measured_prediction
 from webui.checkpoints.tokenizer import ClipTokenizer
-from webui.checkpoints.weights import Weights, open_weights, refuse_nan
+from webui.checkpoints.weights import Stored, Weights, dense, open_weights, refuse_nan
 from webui.core.errors import CheckpointNotFound, UnsupportedModel
 from webui.core.ports import CheckpointInfo
+from webui.hardware.gguf_blocks import Blocks
+from webui.hardware.low_bits import FULL, can_be_packed, keep_blocks, pack_layer
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -53,12 +55,13 @@ def load_checkpoint(
     device: torch.device,
     conversions: Path | None = None,
     unet_dtype: torch.dtype | None = None,
+    weights: str = FULL,
 ) -> LoadedCheckpoint:
     """Loads the single file or diffusers folder at `path` in `dtype` on `device`, the UNet in `unet_dtype` if given.
 
-    Pickles are converted on the way, and kept in the folder `conversions` for the next time if there is one. Raises
-    `UnsupportedModel` when the weights are damaged or do not fit the architecture, `CheckpointNotFound` when the file
-    is gone.
+    The UNet's weights lie in the format `weights`, see `fill`. Pickles are converted on the way, and kept in the folder
+    `conversions` for the next time if there is one. Raises `UnsupportedModel` when the weights are damaged or do not
+    fit the architecture, `CheckpointNotFound` when the file is gone.
     """
     started = time.monotonic()
     if not path.exists():
@@ -75,11 +78,18 @@ def load_checkpoint(
         file = header and stack.enter_context(open_weights(path, conversions=conversions, header=header))
         for component, module in modules.items():
             if file is None:
-                weights = _folder_weights(path, component, module.state_dict().keys(), conversions)
+                stored = _folder_weights(path, component, module.state_dict().keys(), conversions)
             else:
-                weights = _file_weights(file, layouts[component])
-            own = unet_dtype if component == "unet" and unet_dtype is not None else dtype
-            fill(module, weights, dtype=own, device=device, what=f"{component.replace('_', ' ')} of {path.name}")
+                stored = _file_weights(file, layouts[component])
+            is_unet = component == "unet"
+            fill(
+                module,
+                stored,
+                dtype=(unet_dtype or dtype) if is_unet else dtype,
+                device=device,
+                what=f"{component.replace('_', ' ')} of {path.name}",
+                weights=weights if is_unet else None,
+            )
         depth = _depth(path, file, conversions) if config.input == "depth" else None
     logger.info("Loaded %s (%s) in %.1f s", info.name, family.title, time.monotonic() - started)
     alphas = alphas_cumprod(config.scheduler, zero_terminal_snr=config.zero_terminal_snr)
@@ -106,7 +116,7 @@ def load_checkpoint(
 
 
 def _depth(path: Path, file: Weights | None, conversions: Path | None) -> DPTForDepthEstimation | None:
-    def give(module: nn.Module, weights: Iterator[tuple[str, Tensor]]) -> None:
+    def give(module: nn.Module, weights: Iterator[tuple[str, Stored]]) -> None:
         fill(module, weights, dtype=torch.float32, device=torch.device("cpu"), what=f"depth network of {path.name}")
 
     if file is not None:
@@ -150,47 +160,72 @@ def alphas_cumprod(scheduler: Mapping[str, Any], *, zero_terminal_snr: bool = Fa
 
 
 def fill(
-    module: nn.Module, weights: Iterator[tuple[str, Tensor]], *, dtype: torch.dtype, device: torch.device, what: str
+    module: nn.Module,
+    stored: Iterator[tuple[str, Stored]],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    what: str,
+    weights: str | None = None,
 ) -> None:
-    """Gives `module` its weights, in `dtype` on `device`, and makes it ready to run.
+    """Gives `module` the weights that are `stored`, in `dtype` on `device`, and makes it ready to run.
 
-    Raises `UnsupportedModel` naming the weight that does not fit, is missing, or is not finite.
+    Those of the layers of its blocks are packed in the format `weights` as they come (see `webui.hardware.low_bits`):
+    at no time is there more than one of them in full. `FULL` leaves those that come in blocks as they are; with None,
+    all are widened. Raises `UnsupportedModel` naming the weight that does not fit, is missing, or is not finite.
     """
     expected = {name: weight.shape for name, weight in module.state_dict().items()}
+    missing = dict.fromkeys(expected)
     state: dict[str, Tensor] = {}
-    for name, weight in weights:
-        if name not in expected:
-            raise UnsupportedModel(f"The {what} has the weight {name!r}, which the architecture lacks.")
-        if weight.ndim == 4 and (*expected[name], 1, 1) == weight.shape:
-            weight = weight.flatten(1)  # the original's 1×1 convolution
-        if weight.shape != expected[name]:
-            sizes = f"{tuple(weight.shape)} instead of {tuple(expected[name])}"
-            raise UnsupportedModel(f"The {what} has the weight {name!r} in the size {sizes}.")
+    for name, weight in stored:
+        fitting = _fitting(weight, name, expected, what)
+        missing.pop(name, None)
+        packs = weights is not None and can_be_packed(module, name)
+        if isinstance(fitting, Blocks) and packs and weights == FULL:
+            refuse_nan(fitting, name, what)
+            keep_blocks(module, name, fitting.to(device), dtype=dtype)
+            continue
         # A copy even where nothing changes: a mapped file that is overwritten would take the program with it.
-        state[name] = weight.to(device=device, dtype=dtype, copy=True)
-        refuse_nan(state[name], name, what)
-    missing = [name for name in expected if name not in state]
+        own = dense(fitting).to(device=device, dtype=dtype, copy=True)
+        refuse_nan(own, name, what)
+        if not (weights is not None and packs and pack_layer(module, name, own, weights)):
+            state[name] = own
     if missing:
-        raise UnsupportedModel(f"The {what} lacks {len(missing)} weights, {missing[0]!r} first; download it again.")
-    module.load_state_dict(state, assign=True)
+        raise UnsupportedModel(
+            f"The {what} lacks {len(missing)} weights, {next(iter(missing))!r} first; download it again."
+        )
+    module.load_state_dict(state, assign=True, strict=False)  # what is packed is there already
     module.requires_grad_(False).eval().to(device)
 
 
-def _file_weights(file: Weights, layout: ComponentLayout) -> Iterator[tuple[str, Tensor]]:
+def _fitting(weight: Stored, name: str, expected: Mapping[str, torch.Size], what: str) -> Stored:
+    """`weight` in the shape that the module has for it; raises `UnsupportedModel` where it has none, or another."""
+    if name not in expected:
+        raise UnsupportedModel(f"The {what} has the weight {name!r}, which the architecture lacks.")
+    wanted = expected[name]
+    if len(weight.shape) == 4 and (*wanted, 1, 1) == tuple(weight.shape):
+        return weight.reshape(wanted)  # the original's 1×1 convolution
+    if tuple(weight.shape) != tuple(wanted):
+        sizes = f"{tuple(weight.shape)} instead of {tuple(wanted)}"
+        raise UnsupportedModel(f"The {what} has the weight {name!r} in the size {sizes}.")
+    return weight
+
+
+def _file_weights(file: Weights, layout: ComponentLayout) -> Iterator[tuple[str, Stored]]:
     """One component's weights in a single file, under the module's own names."""
     prefix = next(prefix for prefix in layout.prefixes if file.header.has(prefix))
     for key in file.header.tensors:
         if key.startswith(prefix) and not key.startswith(layout.surplus, len(prefix)):
-            yield from _unpacked(_own_name(key, prefix, layout), file.tensor(key))
+            yield from _apart(_own_name(key, prefix, layout), file.stored(key))
 
 
-def _unpacked(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _apart(name: str, weight: Stored) -> Iterator[tuple[str, Stored]]:
     """The weights of transformers' text model in one of open_clip's, mostly itself."""
     if keymap.PACKED in name:
-        for part, rows in zip("qkv", weight.chunk(3), strict=True):
+        for part, rows in zip("qkv", dense(weight).chunk(3), strict=True):
             yield name.replace(keymap.PACKED, f".{part}_proj."), rows
     elif name == keymap.TRANSPOSED:
-        yield f"{name}.weight", weight.T.contiguous()
+        yield f"{name}.weight", dense(weight).T.contiguous()
     else:
         yield name, weight
 

@@ -28,6 +28,7 @@ from webui.checkpoints.weights import refuse_nan
 from webui.core.errors import CheckpointNotFound, UnsupportedModel
 from webui.core.ports import CheckpointInfo
 from webui.hardware import torchvision_operators
+from webui.hardware.low_bits import FULL, pack_weights
 
 if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
@@ -47,6 +48,9 @@ _UNREADABLE = (
     RuntimeError,
     SafetensorError,
 )
+
+# Autoencoders have blocks as well, but are small, and what they round is seen.
+_PACKED = ("unet", "transformer", "text_encoder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,13 +79,20 @@ def modules_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
 
 
 def load_pipeline(
-    path: Path, info: CheckpointInfo, *, dtype: torch.dtype, models: Path, conversions: Path | None = None
+    path: Path,
+    info: CheckpointInfo,
+    *,
+    dtype: torch.dtype,
+    models: Path,
+    conversions: Path | None = None,
+    weights: str = FULL,
 ) -> LoadedPipeline:
     """Loads the diffusers folder or single file at `path` in `dtype` into main memory.
 
-    What a single file does not bring is taken from the folder `models`; pickles among it are converted, and kept in
-    `conversions` if there is such a folder. Raises `CheckpointNotFound` when `path` is gone, `UnsupportedModel` when
-    it is incomplete or damaged, or is a folder that has its weights in pickles or brings code of its own.
+    The weights of its network, and of T5, lie in the format `weights` (see `webui.hardware.low_bits`). What a single
+    file does not bring is taken from the folder `models`; pickles among it are converted, and kept in `conversions` if
+    there is such a folder. Raises `CheckpointNotFound` when `path` is gone, `UnsupportedModel` when it is incomplete or
+    damaged, or is a folder that has its weights in pickles or brings code of its own.
     """
     if not path.exists():
         raise CheckpointNotFound(f"The checkpoint {info.name!r} is no longer at {path}; reload the list of models.")
@@ -92,22 +103,24 @@ def load_pipeline(
     torchvision_operators.declare()
     notices: tuple[str, ...] = ()
     if path.is_dir():
-        pipeline = _from_folder(path, config, dtype)
+        pipeline = _from_folder(path, config, dtype, weights)
     else:
-        pipeline, notices = load_single_pipeline(read_header(path), dtype=dtype, models=models, conversions=conversions)
+        pipeline, notices = load_single_pipeline(
+            read_header(path), dtype=dtype, models=models, conversions=conversions, weights=weights
+        )
     pipeline.set_progress_bar_config(disable=True)
     logger.info("Loaded %s (%s) in %.1f s", info.name, config.pipeline, time.monotonic() - started)
     return LoadedPipeline(info=info, pipeline=pipeline, latent_to_rgb=fit_colours(pipeline), notices=notices)
 
 
-def _from_folder(path: Path, config: PipelineConfig, dtype: torch.dtype) -> DiffusionPipeline:
+def _from_folder(path: Path, config: PipelineConfig, dtype: torch.dtype, weights: str) -> DiffusionPipeline:
     import diffusers
 
     try:
         with warnings.catch_warnings():
             # diffusers 0.42 calls it dtype and warns; 0.41, the last for Python 3.10, knows torch_dtype only.
             warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
-            modules = {name: _component(path, name, made, dtype) for name, made in _classes(path).items()}
+            modules = {name: _component(path, name, made, dtype, weights) for name, made in _classes(path).items()}
             pipeline = getattr(diffusers, config.pipeline).from_pretrained(
                 str(path), **modules, torch_dtype=dtype, local_files_only=True, trust_remote_code=False
             )
@@ -127,10 +140,13 @@ def _classes(path: Path) -> dict[str, type[ModelMixin | PreTrainedModel]]:
     return found
 
 
-def _component(path: Path, name: str, made: type[ModelMixin | PreTrainedModel], dtype: torch.dtype) -> nn.Module:
+def _component(
+    path: Path, name: str, made: type[ModelMixin | PreTrainedModel], dtype: torch.dtype, weights: str
+) -> nn.Module:
     """One network of the folder; raises `UnsupportedModel` for weights that its file lacks or that are not finite.
 
-    The libraries themselves would make up what is missing, and write a line into the log.
+    The libraries themselves would make up what is missing, and write a line into the log. They load in full, so it is
+    packed before the next one comes.
     """
     from transformers import PreTrainedModel
 
@@ -146,6 +162,8 @@ def _component(path: Path, name: str, made: type[ModelMixin | PreTrainedModel], 
         raise UnsupportedModel(f"The {what} lacks {len(missing)} weights, {first!r} first; copy the whole model again.")
     for key, weight in module.eval().requires_grad_(False).named_parameters():
         refuse_nan(weight, key, what)
+    if name.startswith(_PACKED):
+        pack_weights(module, weights)
     return module
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from webui.checkpoints import keymap
 from webui.checkpoints.families import sizes
@@ -27,7 +27,7 @@ from webui.checkpoints.load import fill
 from webui.checkpoints.sentencepiece_model import read_pieces
 from webui.checkpoints.single_pipeline_parts import Parts, Source, find_parts
 from webui.checkpoints.tokenizer import clip_vocabulary
-from webui.checkpoints.weights import Weights, open_weights
+from webui.checkpoints.weights import Stored, Weights, dense, open_weights
 from webui.core.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -48,21 +48,30 @@ _CLIP_SURPLUS = ("embeddings.position_ids", "logit_scale")
 _VAE_SURPLUS = ("loss.", "model_ema.")
 _UNMAKEABLE = (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, RuntimeError, AttributeError)
 
-Rename = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
+Rename = Callable[[str, Stored], Iterator[tuple[str, Stored]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Load:
-    """How weights are read for one pipeline; `files` are open until all of them are copied."""
+    """How weights are read for one pipeline; `files` are open until all of them are copied.
+
+    Those of its network lie in the format `weights` (see `webui.checkpoints.load.fill`).
+    """
 
     name: str
     dtype: torch.dtype
+    weights: str
     conversions: Path | None
     files: ExitStack
     opened: dict[Path, Weights]
 
-    def fill(self, make: Callable[[], nn.Module], source: Source, rename: Rename, what: str) -> nn.Module:
-        """What `make` makes, with the weights of `source` under the names that `rename` gives them."""
+    def fill(
+        self, make: Callable[[], nn.Module], source: Source, rename: Rename, what: str, *, packs: bool = False
+    ) -> nn.Module:
+        """What `make` makes, with the weights of `source` under the names that `rename` gives them.
+
+        Where it `packs`, they may lie in few bits.
+        """
         from accelerate import init_empty_weights
 
         path = source.header.path
@@ -73,17 +82,24 @@ class _Load:
                 module = make()
         except _UNMAKEABLE as error:
             raise UnsupportedModel(f"{path.name} has sizes that make no model for its {what}: {error}.") from error
-        weights = (pair for key, weight in _plain(self.opened[path], source.prefix) for pair in rename(key, weight))
-        fill(module, weights, dtype=self.dtype, device=torch.device("cpu"), what=f"{what} of {path.name}")
+        fill(
+            module,
+            (pair for key, weight in _plain(self.opened[path], source.prefix) for pair in rename(key, weight)),
+            dtype=self.dtype,
+            device=torch.device("cpu"),
+            what=f"{what} of {path.name}",
+            weights=self.weights if packs else None,
+        )
         return module
 
 
 def load_single_pipeline(
-    header: Header, *, dtype: torch.dtype, models: Path, conversions: Path | None
+    header: Header, *, dtype: torch.dtype, models: Path, conversions: Path | None, weights: str
 ) -> tuple[DiffusionPipeline, tuple[str, ...]]:
     """The pipeline of the flow model in the file with `header`, in `dtype` in main memory; what people should know.
 
-    Raises `UnsupportedModel` where parts are missing, damaged or do not fit each other.
+    The weights of its transformer and of T5 lie in the format `weights` (see `webui.checkpoints.load.fill`). Raises
+    `UnsupportedModel` where parts are missing, damaged or do not fit each other.
     """
     import diffusers
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -94,7 +110,9 @@ def load_single_pipeline(
     config = model.config(header)
     parts = find_parts(model, config, header, models)
     with ExitStack() as files:
-        load = _Load(name=header.path.name, dtype=dtype, conversions=conversions, files=files, opened={})
+        load = _Load(
+            name=header.path.name, dtype=dtype, weights=weights, conversions=conversions, files=files, opened={}
+        )
         components: dict[str, Any] = {
             "transformer": _transformer(load, model, config, header),
             "vae": _vae(load, model, parts.vae),
@@ -107,16 +125,17 @@ def load_single_pipeline(
     return pipeline, (WITHOUT_T5,) if "t5" in model.optional and "t5" not in parts.texts else ()
 
 
-def _plain(weights: Weights, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _plain(weights: Weights, prefix: str) -> Iterator[tuple[str, Stored]]:
     """The weights below `prefix`, those of 8 bits with a factor of their own multiplied by it."""
     tensors = weights.header.tensors
-    for key, weight in weights.tensors(prefix):
-        if key.endswith(_REMARKS):
+    for key in tensors:
+        if not key.startswith(prefix) or key.endswith(_REMARKS):
             continue
         factor = key.removesuffix(".weight") + _FACTOR
         if factor in tensors:
-            weight = weight.float() * weights.tensor(factor).float()
-        yield key[len(prefix) :], weight
+            yield key[len(prefix) :], weights.tensor(key).float() * weights.tensor(factor).float()
+        else:
+            yield key[len(prefix) :], weights.stored(key)
 
 
 # ----------------------------------------------------------------------------------------- transformer and autoencoder
@@ -135,17 +154,17 @@ def _transformer(load: _Load, model: FlowModel, config: Mapping[str, Any], heade
 
     prefix = next(prefix for prefix in PREFIXES if header.has(prefix))
     source = Source(header=header, prefix=prefix)
-    return load.fill(make, source, _by_rows(model.names(config), expected), "transformer")
+    return load.fill(make, source, _by_rows(model.names(config), expected), "transformer", packs=True)
 
 
 def _by_rows(names: Names, expected: Mapping[str, int]) -> Rename:
-    def rename(key: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def rename(key: str, weight: Stored) -> Iterator[tuple[str, Stored]]:
         targets, swapped = names.own(key)
         if swapped:
-            shift, scale = weight.chunk(2)
+            shift, scale = dense(weight).chunk(2)
             weight = torch.cat([scale, shift])
         rows = [expected.get(target, 0) for target in targets]
-        if len(targets) == 1 or sum(rows) != len(weight):
+        if len(targets) == 1 or sum(rows) != weight.shape[0]:
             yield targets[0], weight
         else:
             yield from zip(targets, weight.split(rows), strict=True)
@@ -167,7 +186,7 @@ def _vae(load: _Load, model: FlowModel, source: Source) -> nn.Module:
     }
     table = keymap.vae_table(keymap.VaeShape.from_config(config))
 
-    def rename(key: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def rename(key: str, weight: Stored) -> Iterator[tuple[str, Stored]]:
         if not key.startswith(_VAE_SURPLUS):
             yield keymap.translate(key, table) or keymap.modern_vae_key(key), weight
 
@@ -228,7 +247,7 @@ def _clip(load: _Load, source: Source, name: TextName, *, pooled: bool) -> nn.Mo
         expected.update(module.state_dict())
         return module
 
-    def rename(key: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def rename(key: str, weight: Stored) -> Iterator[tuple[str, Stored]]:
         plain = key.removeprefix("text_model.")
         if plain.startswith(_CLIP_SURPLUS) or (plain.startswith("text_projection") and not projects):
             return
@@ -272,14 +291,14 @@ def _t5(load: _Load, source: Source, words: int) -> nn.Module:
         use_cache=False,
     )
 
-    def rename(key: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def rename(key: str, weight: Stored) -> Iterator[tuple[str, Stored]]:
         name = t5_name(key)
         if name == "shared.weight":
             yield "encoder.embed_tokens.weight", weight
         if name != "encoder.embed_tokens.weight":
             yield name, weight
 
-    module = load.fill(lambda: T5EncoderModel(config), source, rename, "text encoder t5")
+    module = load.fill(lambda: T5EncoderModel(config), source, rename, "text encoder t5", packs=True)
     cast("T5EncoderModel", module).tie_weights()
     if load.dtype == torch.float16:
         for layer in (layer for name, layer in module.named_modules() if name.endswith(".wo")):

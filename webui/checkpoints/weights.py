@@ -2,7 +2,8 @@
 
 The only door to weights: checkpoints, VAEs, LoRAs, embeddings and upscalers are all read through `open_weights`.
 Safetensors are mapped, so that a tensor costs memory only when it is copied; pickles go through
-`webui.checkpoints.conversion` and are mapped after that; GGUF blocks are unpacked to float32 one tensor at a time.
+`webui.checkpoints.conversion` and are mapped after that; GGUF's blocks are read one tensor at a time, and given as they
+are to whoever asks for a weight as it is stored.
 """
 
 from __future__ import annotations
@@ -21,26 +22,41 @@ from webui.checkpoints.containers.shards import shard_files
 from webui.checkpoints.conversion import as_safetensors
 from webui.checkpoints.header import Header, read_header
 from webui.core.errors import UnsupportedModel
+from webui.hardware.gguf_blocks import KINDS, Blocks
 
 # A map is renewed after this much was read through it.
 WINDOW_BYTES = 1 << 28
 
+_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # of GGUF's types
+
+
+Stored = Tensor | Blocks
+
+
+def dense(weight: Stored) -> Tensor:
+    """The weight as a tensor, float32 if it lies in blocks."""
+    return weight.dense() if isinstance(weight, Blocks) else weight
+
 
 class Weights:
     """An open model file. Tensors are on the CPU, in the file's dtype (GGUF: float32), and may be mapped: copy what is
-    to live longer than the block in which the file is open.
+    to live longer than the block in which the file is open. Blocks are the caller's own.
     """
 
-    def __init__(self, header: Header, read: Callable[[str], Tensor], lenders: Mapping[Path, Weights]) -> None:
+    def __init__(self, header: Header, read: Callable[[str], Stored], lenders: Mapping[Path, Weights]) -> None:
         self.header = header
         self._read = read
         self._lenders = lenders
 
     def tensor(self, name: str) -> Tensor:
         """The tensor that the header lists as `name`; raises `UnsupportedModel` where it cannot be read."""
+        return dense(self.stored(name))
+
+    def stored(self, name: str) -> Stored:
+        """As `tensor`, but a GGUF file's in their blocks."""
         borrowed = self.header.borrowed.get(name)
         if borrowed is not None:
-            return self._lenders[borrowed.path].tensor(borrowed.name)
+            return self._lenders[borrowed.path].stored(borrowed.name)
         try:
             return self._read(self.header.stored.get(name, name))
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
@@ -73,21 +89,24 @@ def open_weights(path: Path, *, conversions: Path | None = None, header: Header 
         yield Weights(header, read, lenders)
 
 
-def refuse_nan(weight: Tensor, name: str, what: str) -> None:
-    """Raises `UnsupportedModel` when `weight`, the tensor `name` of `what`, has a number that is not finite.
-
-    The sum is one only if all are, but for an overflow; so only a sum that is not is looked at number by number.
-    """
-    if not weight.is_floating_point() or weight.sum().isfinite():
-        return
-    if not weight.isfinite().all():
+def refuse_nan(weight: Stored, name: str, what: str) -> None:
+    """Raises `UnsupportedModel` when `weight`, the tensor `name` of `what`, has a number that is not finite."""
+    if not (weight.is_finite() if isinstance(weight, Blocks) else _is_finite(weight)):
         raise UnsupportedModel(
             f"The {what} has numbers that are not finite (NaN) in its weight {name[:80]!r}, so that its pictures would"
             " be black; download it again, or get it in another precision."
         )
 
 
-def _reader(stack: ExitStack, header: Header, conversions: Path | None) -> Callable[[str], Tensor]:
+def _is_finite(weight: Tensor) -> bool:
+    """Whether all numbers are.
+
+    Their sum is finite only if all are, but for an overflow; so only a sum that is not is looked at number by number.
+    """
+    return not weight.is_floating_point() or bool(weight.sum().isfinite()) or bool(weight.isfinite().all())
+
+
+def _reader(stack: ExitStack, header: Header, conversions: Path | None) -> Callable[[str], Stored]:
     path = header.path
     if header.container == "gguf":
         return _gguf_reader(path)
@@ -149,20 +168,29 @@ def _identity(path: Path) -> tuple[int, int, int]:
     return state.st_ino, state.st_size, state.st_mtime_ns
 
 
-def _gguf_reader(path: Path) -> Callable[[str], Tensor]:
+def _gguf_reader(path: Path) -> Callable[[str], Stored]:
+    """Reads what is asked for, rather than map it: blocks that stay as they are would be in memory twice."""
     import numpy as np
+
+    packed = read_gguf(path)[1]
+
+    def read(name: str) -> Stored:
+        entry: Packed = packed[name]
+        data = torch.from_numpy(np.fromfile(path, dtype=np.uint8, count=entry.size, offset=entry.start))
+        blocks = data.view(-1, entry.kind.bytes)
+        if entry.kind.name in KINDS:
+            return Blocks(numbers=blocks.view(torch.int8), kind=entry.kind.name, shape=entry.shape)
+        if entry.kind.name in _PLAIN:
+            return data.view(_PLAIN[entry.kind.name]).reshape(entry.shape)
+        return _unpacked(blocks, entry)
+
+    return read
+
+
+def _unpacked(blocks: Tensor, entry: Packed) -> Tensor:
+    """What only the `gguf` package knows to widen."""
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    packed = read_gguf(path)[1]
-    data = np.memmap(path, dtype=np.uint8, mode="r")
-
-    def read(name: str) -> Tensor:
-        entry: Packed = packed[name]
-        rows = data[entry.start : entry.start + entry.size].reshape(-1, entry.kind.bytes)
-        if entry.kind.name == "BF16":
-            return torch.from_numpy(rows.copy()).view(torch.bfloat16).reshape(entry.shape)
-        numbers = dequantize(rows, GGMLQuantizationType(entry.kind.number))
-        return torch.from_numpy(np.array(numbers)).reshape(entry.shape)
-
-    return read
+    numbers = dequantize(blocks.numpy(), GGMLQuantizationType(entry.kind.number))
+    return torch.from_numpy(numbers).reshape(entry.shape)

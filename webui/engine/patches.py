@@ -4,6 +4,9 @@ Merging costs nothing while sampling, whatever the LoRA, and one pass over the t
 So that asking for the same again costs nothing, a wish stays in the weights until the next one: whoever runs a model
 says first, through `WeightPatches.apply`, what shall be in it. Of every touched weight the original is kept in main
 memory; a changed strength starts from it, not from what was there.
+
+A packed weight stays packed. Those of GGUF files are of so few bits that a LoRA would be rounded away, so they lie in
+eight while one is in them.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +25,13 @@ from webui.checkpoints.lora.kinds import Parts
 from webui.checkpoints.lora.names import ModulePlaces
 from webui.checkpoints.lora.read import Change, FittedLora, LoraWeights, Target, fit
 from webui.checkpoints.lora.scan import LoraFile
-from webui.hardware.low_bits import LowBitLayer, dense_shapes, packed_layer
+from webui.hardware.graphs import set_recorded
+from webui.hardware.low_bits import LowBitLayer, Packed, dense_shapes, packed_layer
 
 logger = logging.getLogger(__name__)
 
 UNET = "unet"
-_Original = tuple[Tensor, ...]
+_Original = Tensor | Packed  # the latter of packed layers
 _CPU = torch.device("cpu")
 
 
@@ -80,7 +84,7 @@ class WeightPatches:
     @property
     def kept_bytes(self) -> int:
         """What the originals of changed weights take in main memory."""
-        return sum(tensor.nbytes for original in self._originals.values() for tensor in original)
+        return sum(original.nbytes for original in self._originals.values())
 
     def fit(self, lora: LoraWeights) -> FittedLora:
         """What `lora` changes in this checkpoint; raises `ValueError` with a reason where it does not fit."""
@@ -105,15 +109,9 @@ class WeightPatches:
                 continue
             original = self._originals.get(target)
             if original is None:
-                kept = (tensor.detach().to("cpu", copy=True) for tensor in self._tensors(target))
-                original = self._originals[target] = tuple(kept)
+                original = self._originals[target] = self._kept(target)
             self._merged[target] = ()  # what is in it is unknown, should merging fail
-            layer = self._packed(target)
-            if layer is None:
-                self._set(target, (_merged(original[0], changes, device),))
-            else:
-                weight = layer.widened(*(tensor.to(device) for tensor in original))
-                self._set(target, layer.format.pack(_merged(weight, changes, device).to(weight.dtype)))
+            self._put(target, _merged(self._dense(target, original, device), changes, device))
             self._merged[target] = terms
 
     def restore(self) -> None:
@@ -136,19 +134,32 @@ class WeightPatches:
     def _packed(self, target: Target) -> LowBitLayer | None:
         return packed_layer(self._modules[target.component], target.parameter)
 
-    def _tensors(self, target: Target) -> _Original:
-        """What holds a weight: itself, or its numbers and their scales."""
-        weight = self._modules[target.component].get_parameter(target.parameter)
-        layer = self._packed(target)
-        return (weight,) if layer is None else (weight, layer.scales)
+    def _weight(self, target: Target) -> Tensor:
+        return self._modules[target.component].get_parameter(target.parameter)
 
-    def _set(self, target: Target, values: Sequence[Tensor]) -> None:
-        for tensor, value in zip(self._tensors(target), values, strict=True):
-            tensor.copy_(value)
+    def _kept(self, target: Target) -> _Original:
+        """A copy in main memory of what the weight is now."""
+        layer = self._packed(target)
+        if layer is None:
+            return self._weight(target).detach().to("cpu", copy=True)
+        return layer.packed().to(_CPU, copy=True)
+
+    def _dense(self, target: Target, original: _Original, device: torch.device) -> Tensor:
+        if isinstance(original, Tensor):
+            return original
+        return cast("LowBitLayer", self._packed(target)).widened(original.to(device))
+
+    def _put(self, target: Target, value: _Original) -> None:
+        """Makes `value` the weight. Where that lies elsewhere now, what was recorded of calls knows nothing of it."""
+        layer = self._packed(target)
+        if layer is None:
+            self._weight(target).copy_(cast("Tensor", value))
+        elif not layer.hold(value):
+            set_recorded(self._modules[target.component], wanted=False)
 
     @torch.no_grad()
     def _restore(self, target: Target) -> None:
-        self._set(target, self._originals[target])
+        self._put(target, self._originals[target])
         del self._merged[target], self._originals[target]
 
 

@@ -18,6 +18,7 @@ from webui.engine.plan import Need, Place, visit
 from webui.engine.streaming import streamed
 from webui.hardware.attention.fusion import set_fused
 from webui.hardware.graphs import set_recorded
+from webui.hardware.low_bits import FULL, main_kind
 from webui.hardware.memory import free_bytes
 
 CPU = torch.device("cpu")
@@ -32,15 +33,19 @@ def weight_of(module: nn.Module) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModulePart:
-    """A module as `webui.engine.residents` counts it; its weights are counted once, for that takes a walk."""
+    """A module as `webui.engine.residents` counts it; its weights are counted once, for that takes a walk.
+
+    `kind` is the format in which most of them lie, see `webui.hardware.low_bits`.
+    """
 
     module: nn.Module
     weight_bytes: int
+    kind: str = FULL
 
     @classmethod
     def of(cls, module: nn.Module) -> ModulePart:
         """The part that `module` is."""
-        return cls(module=module, weight_bytes=weight_bytes(module))
+        return cls(module=module, weight_bytes=weight_bytes(module), kind=main_kind(module))
 
     @property
     def in_main_memory(self) -> bool:

@@ -115,9 +115,11 @@ def _peak_bytes(needs: Mapping[str, Need], kept: tuple[str, ...], free_bytes: in
     return max(phases)
 
 
-def weights_in_words(parts: Mapping[str, int], kind: str) -> str:
-    """What the network among `parts` (bytes by name) takes in its format, such as "unet in fp8, 0.8 GiB"."""
-    return ", ".join(f"{name} in {kind}, {parts[name] / 2**30:.1f} GiB" for name in sorted(NETWORKS & parts.keys()))
+def weights_in_words(packed: Mapping[str, tuple[str, int]]) -> str:
+    """What parts take in their formats (format and bytes by name), such as "unet in fp8, 0.8 GiB"."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} in {kind}, {size / 2**30:.1f} GiB" for name, (kind, size) in sorted(packed.items())
+    )
 
 
 _WORDS = {Place.VISITING: "brought for its phase", Place.STREAMED: "streamed layer by layer"}

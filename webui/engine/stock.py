@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from webui.checkpoints.completion import complete_header
+from webui.checkpoints.containers.base import TensorHeader
 from webui.checkpoints.load import load_checkpoint
 from webui.checkpoints.load_pipeline import LoadedPipeline, load_pipeline
 from webui.checkpoints.load_vae import load_vae
@@ -34,7 +35,6 @@ from webui.engine.patches import WeightPatches
 from webui.engine.pipeline_placement import set_tiled
 from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, move
 from webui.engine.plan import (
-    NETWORKS,
     Bound,
     Need,
     Place,
@@ -56,7 +56,8 @@ from webui.hardware.device import (
     set_fast_arithmetic,
     wider_dtype,
 )
-from webui.hardware.low_bits import FULL, pack_weights, why_not
+from webui.hardware.gguf_blocks import KINDS
+from webui.hardware.low_bits import FULL, why_not
 from webui.hardware.memory import free_bytes, free_ram_bytes, give_back, limit
 
 if TYPE_CHECKING:
@@ -127,9 +128,9 @@ class Stock:
         """The request's checkpoint, and where it lies."""
         info = self._folder.checkpoint(request.checkpoint)
         path = self._folder.path(info.name)
-        expected = self._expected_bytes(path)
         unet_dtype = self._unet_dtypes.get(identity(path), self.dtype)
         weights = self._weights()
+        expected = self._expected_bytes(path, weights)
 
         def load() -> Resident[Held]:
             loaded = load_checkpoint(
@@ -139,8 +140,8 @@ class Stock:
                 device=self._home(expected),
                 conversions=self._folder.conversions,
                 unet_dtype=unet_dtype,
+                weights=weights,
             )
-            pack_weights(loaded.unet, weights)
             parts = _parts(loaded)
             heads = frozenset(head_sizes(loaded.unet))
             prepared = Prepared(checkpoint=loaded, parts=parts, patches=WeightPatches(loaded), unet_heads=heads)
@@ -183,15 +184,15 @@ class Stock:
                 dtype=choose_pipeline_dtype(self.device),
                 models=self._folder.models,
                 conversions=self._folder.conversions,
+                weights=weights,
             )
-            for name in NETWORKS & loaded.modules.keys():
-                pack_weights(loaded.modules[name], weights)
             parts = {name: ModulePart.of(module) for name, module in loaded.modules.items()}
             return Resident(name=info.name, parts=parts, model=PreparedPipeline(checkpoint=loaded, parts=parts))
 
         files = pipeline_files(path, self._folder.models)
         key = (*map(identity, files), weights)
-        return self._get(PreparedPipeline, key, load, expected_bytes=sum(map(self._expected_bytes, files)))
+        expected = sum(self._expected_bytes(file, weights) for file in files)
+        return self._get(PreparedPipeline, key, load, expected_bytes=expected)
 
     def network(self, kind: type[Network], path: Path, load: Callable[[], Network]) -> Network:
         """A network of its own beside the checkpoints, loaded if need be, and kept like them."""
@@ -226,10 +227,10 @@ class Stock:
 
     def memory_in_words(self, parts: Mapping[str, ModulePart], places: Mapping[str, Place]) -> str:
         """Where `parts` go, and in how few bits they lie; "" where there is one memory and all weights are full."""
-        weights = self._settings().weights
         told = [in_words(places)] if places else []
-        if weights != FULL:
-            told.append(weights_in_words({name: part.weight_bytes for name, part in parts.items()}, weights))
+        packed = {name: (part.kind, part.weight_bytes) for name, part in parts.items() if part.kind != FULL}
+        if packed:
+            told.append(weights_in_words(packed))
         return "; ".join(told)
 
     @property
@@ -253,8 +254,10 @@ class Stock:
             raise TypeError(f"{key} is held as {type(model).__name__}")
         return model
 
-    def _expected_bytes(self, path: Path) -> int:
-        """What the weights at `path` are about to take; files hold numbers of 16 bits."""
+    def _expected_bytes(self, path: Path, weights: str) -> int:
+        """What the weights at `path` are about to take, at most; files hold numbers of 16 bits, GGUF's may stay so."""
+        if path.suffix.lower() == ".gguf":
+            return _gguf_bytes(identity(path), stays=weights == FULL, number_bytes=self.dtype.itemsize)
         return _weight_bytes(path) * (2 if self.dtype == torch.float32 else 1)
 
     def _main_memory_budget(self) -> int:
@@ -357,15 +360,18 @@ def identity(path: Path) -> tuple[Path, int]:
 
 
 def _weight_bytes(path: Path) -> int:
-    """The size of a single file, or of a diffusers folder's weights; of a packed file, what it is unpacked to."""
-    if path.suffix.lower() == ".gguf":
-        return _unpacked_bytes(identity(path))
+    """The size of a single file, or of a diffusers folder's weights."""
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*.safetensors"))
 
 
 @functools.lru_cache(maxsize=16)
-def _unpacked_bytes(file: tuple[Path, int]) -> int:
-    """What the weights of a packed file and those that it borrows take as numbers of 16 bits."""
-    return 2 * sum(math.prod(tensor.shape) for tensor in complete_header(file[0]).tensors.values())
+def _gguf_bytes(file: tuple[Path, int], *, stays: bool, number_bytes: int) -> int:
+    """What the weights of a packed file and those that it borrows take, its blocks as they are where it `stays` so."""
+
+    def taken(tensor: TensorHeader) -> float:
+        kind = KINDS.get(tensor.dtype) if stays else None
+        return math.prod(tensor.shape) * (number_bytes if kind is None else kind.bytes / kind.numbers)
+
+    return int(sum(map(taken, complete_header(file[0]).tensors.values())))

@@ -1,6 +1,7 @@
 """UNets alone in their files, with parts borrowed from files around them, against the whole they were taken from."""
 
 import dataclasses
+import math
 
 import gguf
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from webui.checkpoints import keymap
 from webui.checkpoints.detect import identify
+from webui.checkpoints.hash import ModelHashes
 from webui.checkpoints.inspect import inspect
 from webui.checkpoints.load import load_checkpoint
 from webui.checkpoints.scan import CheckpointFolder
@@ -20,7 +22,10 @@ from webui.core.events import ImageReady, Notice
 from webui.core.ports import CheckpointInfo, Control
 from webui.core.requests import Txt2Img
 from webui.engine.manager import EngineManager
+from webui.engine.placement import weight_bytes
 from webui.engine.stock import Stock
+from webui.engine.workshop import Workshop
+from webui.hardware.low_bits import FULL, LowBitLinear, dense_shapes, main_kind
 from webui.settings.schema import Settings
 
 UNET, VAE = keymap.UNET_PREFIX, keymap.VAE_PREFIX
@@ -35,24 +40,6 @@ def part(state, prefix, under=""):
 def save(state, path, metadata=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, metadata=metadata)
-    return path
-
-
-def write_gguf(state, path, kind=GGMLQuantizationType.F16):
-    """As city96's converter: bare names; norms and biases in full, matrices packed, other shapes said beside."""
-    writer = gguf.GGUFWriter(path, "sd1")
-    for name, weight in state.items():
-        numbers = weight.float().numpy()
-        packs = numbers.ndim > 1 and numbers.size % 32 == 0
-        if packs and numbers.shape[-1] % 32 and kind is not GGMLQuantizationType.F16:
-            writer.add_array(f"comfy.gguf.orig_shape.{name}", list(numbers.shape))
-            numbers = numbers.reshape(-1, 32)
-        used = kind if packs else GGMLQuantizationType.F32
-        writer.add_tensor(name, gguf.quants.quantize(numbers, used), raw_dtype=used)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
     return path
 
 
@@ -72,10 +59,10 @@ def checkpoints(models):
     return models / "Stable-diffusion"
 
 
-def load(path):
+def load(path, dtype=torch.float32, **how):
     family, config = identify(path)
     info = CheckpointInfo(name=path.stem, family=family.name, native_size=config.native_size)
-    return load_checkpoint(path, info, dtype=torch.float32, device=torch.device("cpu"))
+    return load_checkpoint(path, info, dtype=dtype, device=torch.device("cpu"), **how)
 
 
 def same(got, wanted):
@@ -204,7 +191,7 @@ def test_nothing_is_borrowed_from_other_sizes_or_built_in_models(originals, chec
 
 
 @pytest.fixture
-def packed(originals, models, checkpoints):
+def packed(originals, models, checkpoints, write_gguf):
     """The same UNet as safetensors and as GGUF, 16 bits and 8, with one checkpoint to borrow from."""
     state = {key: weight.half() for key, weight in originals["sd1"].state.items()}
     save(state, checkpoints / "whole.safetensors")
@@ -231,7 +218,7 @@ def test_a_gguf_makes_the_pictures_of_the_whole_file(packed):
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F32"])
-def test_every_packing_is_unpacked_to_what_its_writer_meant(kind, tmp_path):
+def test_every_packing_is_unpacked_to_what_its_writer_meant(kind, tmp_path, write_gguf):
     kind = GGMLQuantizationType[kind]
     numbers = np.random.default_rng(1).normal(size=(6, 64)).astype(np.float32)
     wanted = gguf.quants.dequantize(gguf.quants.quantize(numbers, kind), kind)
@@ -272,10 +259,48 @@ def test_a_broken_gguf_is_told_in_a_sentence(packed):
         load(path)
 
 
-def test_memory_is_made_for_what_a_gguf_is_unpacked_to(packed):
+def test_a_ggufs_blocks_stay_as_they_are_in_memory(packed):
+    """And widened, they are the numbers that the file would be unpacked to."""
+    loaded = load(packed / "Stable-diffusion" / "eight.gguf")
+    with open_weights(packed / "Stable-diffusion" / "eight.gguf") as weights:
+        own = weights.tensor("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    layer = loaded.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_k
+    assert isinstance(layer, LowBitLinear)
+    assert torch.equal(layer.dense_weight(), own)
+    assert main_kind(loaded.unet) == "Q8_0"
+    assert type(loaded.unet.conv_in) is torch.nn.Conv2d
+    assert main_kind(loaded.vae) == main_kind(loaded.text_encoders[0].module) == FULL
+    numbers = sum(math.prod(shape) for _, shape in dense_shapes(loaded.unet))
+    assert weight_bytes(loaded.unet) < 1.8 * numbers, "of four bytes a number"
+
+
+def test_a_gguf_that_is_to_lie_in_another_format_is_packed_anew(packed):
+    def answer(**how):
+        loaded = load(packed / "Stable-diffusion" / "eight.gguf", **how)
+        with torch.inference_mode():
+            width = loaded.unet.config["cross_attention_dim"]
+            x, states = (torch.randn(shape, generator=torch.manual_seed(1)) for shape in ((1, 4, 8, 8), (1, 77, width)))
+            return main_kind(loaded.unet), loaded.unet(x, 500, states).sample
+
+    (own, wanted), (asked, got) = answer(), answer(weights="int8")
+    assert (own, asked) == ("Q8_0", "int8")
+    assert torch.corrcoef(torch.stack([got.flatten(), wanted.flatten()]))[0, 1] > 0.999
+
+
+def test_memory_is_made_for_what_a_gguf_takes(packed):
     folder = CheckpointFolder(packed)
     stock = Stock(folder, Settings)
-    numbers = sum(tensor.numel() for tensor in load_file(folder.path("whole")).values())
-
     for name in ("eight", "sixteen"):
-        assert stock._expected_bytes(folder.path(name)) == numbers * stock.dtype.itemsize
+        loaded = load(folder.path(name), dtype=stock.dtype)
+        modules = (loaded.unet, loaded.vae, *(encoder.module for encoder in loaded.text_encoders))
+        expected = stock._expected_bytes(folder.path(name), FULL)
+        assert expected == pytest.approx(sum(map(weight_bytes, modules)), rel=0.05)
+    numbers = sum(tensor.numel() for tensor in load_file(folder.path("whole")).values())
+    assert stock._expected_bytes(folder.path("eight"), "nf4") == numbers * stock.dtype.itemsize
+
+
+def test_the_plan_says_in_what_a_gguf_lies(packed):
+    workshop = Workshop(CheckpointFolder(packed), Settings, ModelHashes())
+    for name, told in (("whole", ""), ("eight", "unet in Q8_0, 0.0 GiB")):
+        with workshop.bench(dataclasses.replace(REQUEST, checkpoint=name)) as bench:
+            assert bench.memory_plan == told

@@ -6,7 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from gguf.constants import GGMLQuantizationType
 
+from webui.checkpoints.families.flow import CHROMA, FLUX, SD3
 from webui.checkpoints.hash import ModelHashes
 from webui.checkpoints.load_pipeline import load_pipeline
 from webui.checkpoints.scan import CheckpointFolder
@@ -17,12 +19,14 @@ from webui.core.ports import Control
 from webui.core.requests import Txt2Img
 from webui.engine.manager import EngineManager
 from webui.engine.workshop import Workshop
+from webui.hardware.low_bits import FORMATS, FULL, LowBitLinear, main_kind
 from webui.settings.schema import Settings
 
 # diffusers' own Chroma still calls it so.
 pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
 
-NAMES = ["sd3", "flux", "chroma"]
+MODELS = {"sd3": SD3, "flux": FLUX, "chroma": CHROMA}
+NAMES = list(MODELS)
 CALL = {"width": 32, "height": 32, "num_inference_steps": 2, "guidance_scale": 3.0}
 
 
@@ -39,9 +43,9 @@ def models(tmp_path, words):
 def load(models):
     """Loads the checkpoint called "model" as the engine does."""
 
-    def load(dtype=torch.float32):
+    def load(dtype=torch.float32, **how):
         folder = CheckpointFolder(models)
-        return load_pipeline(folder.path("model"), folder.checkpoint("model"), dtype=dtype, models=models)
+        return load_pipeline(folder.path("model"), folder.checkpoint("model"), dtype=dtype, models=models, **how)
 
     return load
 
@@ -222,3 +226,69 @@ def test_a_model_that_edits_pictures_is_refused(tiny, save, models):
 
     (problem,) = CheckpointFolder(models).problems()
     assert "takes 96 channels and makes 16: it edits pictures" in problem.reason
+
+
+# ------------------------------------------------------------------------------------------------ weights in few bits
+
+
+@pytest.fixture
+def as_gguf(tiny, save, models, write_gguf):
+    """Writes the model's transformer and T5 as GGUF, the rest beside; returns it with numbers that are packed so."""
+
+    def write(name, kind=GGMLQuantizationType.Q8_0):
+        model = tiny(name)
+        write_gguf(model.transformer, checkpoint(models, ".gguf"), kind)
+        save(model.vae, models / "VAE" / ("sd3_vae.safetensors" if name == "sd3" else "ae.safetensors"))
+        for text, weights in model.texts.items():
+            if text == "t5":
+                write_gguf(weights, models / "text_encoder" / "t5.gguf", kind)
+            else:
+                save(weights, models / "text_encoder" / f"{text}.safetensors")
+        return model
+
+    return write
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gguf_stays_in_its_blocks_and_makes_nearly_the_same_pictures(name, tiny, as_gguf, load):
+    model = as_gguf(name)
+    loaded = load()
+
+    assert np.abs(pixels(loaded.pipeline) - pixels(model.pipeline)).max() < 0.03
+    kinds = {part: main_kind(module) for part, module in loaded.modules.items()}
+    t5 = next(component for component, text in MODELS[name].texts.items() if text == "t5")
+    assert kinds == {**dict.fromkeys(kinds, FULL), "transformer": "Q8_0", t5: "Q8_0"}
+    first = loaded.pipeline.transformer.transformer_blocks[0].attn
+    assert all(isinstance(layer, LowBitLinear) for layer in (first.to_q, first.to_k, first.to_v))
+
+
+def test_the_engine_makes_a_picture_of_a_flow_models_gguf(as_gguf, models):
+    as_gguf("flux", GGMLQuantizationType.Q4_0)
+    workshop = Workshop(CheckpointFolder(models), Settings, ModelHashes())
+    with workshop.pipeline_bench(Txt2Img(checkpoint="model", prompt="a circle")) as bench:
+        assert bench.memory_plan == "text encoder 2 in Q4_0, 0.0 GiB, transformer in Q4_0, 0.0 GiB"
+    engine = EngineManager(CheckpointFolder(models), Settings)
+    request = Txt2Img(checkpoint="model", prompt="a red circle", steps=2, width=32, height=32, seed=7)
+    events = list(engine.generate(request, control=Control()))
+    assert [event.image.size for event in events if isinstance(event, ImageReady)] == [(32, 32)]
+
+
+def near(got, wanted):
+    return torch.corrcoef(torch.stack([got.flatten().float(), wanted.flatten().float()]))[0, 1]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("weights", FORMATS)
+def test_t5_too_lies_in_few_bits_and_says_nearly_the_same(weights, tiny, save, models, load):
+    """In half precision, in which its last layers are computed wider."""
+    model = tiny("sd3")
+    save(model.whole(), checkpoint(models))
+    encoder = load(torch.float16, weights=weights).pipeline.text_encoder_3
+    tokens = torch.tensor([[3, 4, 5, 6, 3, 1]])
+    wanted = model.pipeline.text_encoder_3(tokens).last_hidden_state
+
+    layers = [layer for layer in encoder.modules() if isinstance(layer, LowBitLinear)]
+    # All of both blocks; so small a feed-forward part makes no whole blocks of nf4.
+    assert len(layers) == 2 * (4 if weights == "nf4" else 7)
+    assert {str(layer.weight.dtype) for layer in layers} == {"torch.int8"}
+    assert near(encoder(tokens).last_hidden_state, wanted) > {"fp8": 0.998, "int8": 0.9998, "nf4": 0.98}[weights]

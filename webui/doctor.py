@@ -171,7 +171,8 @@ def _plan(device: torch.device, dtype: torch.dtype, example: Example, settings: 
         work = working_bytes("vae", pixels=min(pixels, VAE_TILE**2), batch_size=1)
         needs["vae"] = Need(weight_bytes=needs["vae"].weight_bytes, working_bytes=work)
     places = plan(needs, free_bytes=free, bound=Bound(settings.video_memory_use))
-    return f"{in_words(places)}{', the VAE in tiles' if tiles else ''} ({wanted})"
+    words = in_words(places, {name: need.weight_bytes for name, need in needs.items()})
+    return f"{words}{'; the VAE in tiles' if tiles else ''} ({wanted})"
 
 
 def _speed(

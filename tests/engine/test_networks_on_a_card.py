@@ -8,6 +8,7 @@ import torch
 
 from webui.checkpoints.hash import ModelHashes
 from webui.checkpoints.scan import CheckpointFolder
+from webui.core.requests import Txt2Img
 from webui.engine import workshop as workshop_module
 from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
 from webui.engine.plan import Place
@@ -29,11 +30,11 @@ def said(tmp_path, monkeypatch):
         workshop_module, "set_recorded", lambda _unet, *, wanted, kernels: asked.append((wanted, kernels))
     )
 
-    def ask(device, *, compiled, place=Place.KEPT, economy=NOTHING_SAVED):
+    def ask(device, *, compiled, place=Place.KEPT, economy=NOTHING_SAVED, room=True):
         monkeypatch.setattr(workshop_module, "is_compiled", lambda _: compiled)
         workshop = Workshop(CheckpointFolder(tmp_path), Settings, SimpleNamespace(spec=ModelHashes))
         workshop.stock.device = torch.device(device)
-        notices = workshop._record(torch.nn.Linear(1, 1), "sdpa", {"unet": place}, economy)
+        notices = workshop._record(torch.nn.Linear(1, 1), "sdpa", {"unet": place}, economy, room=lambda: room)
         return (*notices, asked.pop())
 
     return ask
@@ -56,6 +57,26 @@ def test_where_memory_ran_out_nothing_is_recorded(said):
     notice, asked = said("cuda", compiled=True, economy=FREED)
     assert "memory ran out" in notice
     assert asked == (False, "sdpa")
+
+
+def test_recordings_do_not_take_the_memory_that_others_work_in(said):
+    notice, asked = said("cuda", compiled=True, room=False)
+    assert "memory that its other parts work in" in notice
+    assert asked == (False, "sdpa")
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [(Place.STREAMED, "cannot be compiled"), (Place.VISITING, ""), (Place.KEPT, "")]
+)
+def test_a_network_that_comes_layer_by_layer_is_not_compiled(tmp_path, monkeypatch, place, words):
+    asked = []
+    monkeypatch.setattr(workshop_module, "why_not", lambda _: "")
+    monkeypatch.setattr(workshop_module, "set_compiled", lambda _, *, wanted: asked.append(wanted))
+    settings = Settings(compile=True)
+    workshop = Workshop(CheckpointFolder(tmp_path), lambda: settings, SimpleNamespace(spec=ModelHashes))
+    notices = workshop._compile(torch.nn.Linear(1, 1), Txt2Img(), {"unet": place})
+    assert asked == [not words]
+    assert words in "".join(notices)
 
 
 def test_on_a_card_networks_lie_as_the_trial_says(tmp_path, monkeypatch):

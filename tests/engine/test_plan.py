@@ -104,6 +104,11 @@ def test_sdxl_at_its_size_runs_on_a_card_of_four_gigabytes():
 
 
 def test_a_plan_has_words():
-    assert in_words({"unet": KEPT, "vae": KEPT}) == "everything stays on the device"
-    words = in_words({"text_encoder_1": VISITING, "unet": STREAMED, "vae": KEPT})
-    assert words == "text encoder 1 brought for its phase, unet streamed layer by layer"
+    sizes = {"text_encoder_1": 2**30 // 4, "text_encoder_2": 9 * 2**30, "unet": 13 * 2**27, "vae": 5 * 2**20}
+    assert in_words(dict.fromkeys(sizes, KEPT), sizes) == "everything stays on the device"
+    words = in_words({"text_encoder_1": VISITING, "text_encoder_2": STREAMED, "unet": STREAMED, "vae": VISITING}, sizes)
+    assert words == (
+        "text encoder 1 brought for its phase, 0.2 GiB a picture; text encoder 2 streamed layer by layer, 9.0 GiB a"
+        " picture; unet streamed layer by layer, 1.6 GiB a step; vae brought for its phase, 5 MiB a picture"
+    )
+    assert in_words({"unet": VISITING, "vae": KEPT}, sizes) == "unet brought for its phase, 1.6 GiB a picture"

@@ -120,6 +120,51 @@ def test_a_vae_whose_work_does_not_fit_works_in_tiles(card, monkeypatch):
     assert on_card(parts) == ["unet", "vae"]
 
 
+@pytest.fixture
+def recordings(card, monkeypatch):
+    """How many bytes recorded calls keep on the card, by the module they are of."""
+    held = {}
+    free = stock_module.free_bytes
+    monkeypatch.setattr(stock_module, "free_bytes", lambda device: free(device) - sum(held.values()))
+    monkeypatch.setattr(stock_module, "recorded_bytes", lambda module: held.get(module, 0))
+    monkeypatch.setattr(stock_module, "set_recorded", lambda module, *, wanted: held.pop(module, None))
+    return held
+
+
+def test_recordings_give_way_to_work_after_other_models_did(card, recordings, monkeypatch):
+    other = use(card, "other", unet=300)
+    parts = use(card, "large", unet=400)
+    recordings[parts["unet"].module] = 200
+    use(card, "large")
+    assert len(recordings) == len(on_card(other)) == 1
+    monkeypatch.setattr(stock_module, "working_bytes", lambda _name, **_: 350)
+    use(card, "large")
+    assert (len(recordings), on_card(other)) == (1, [])
+    monkeypatch.setattr(stock_module, "working_bytes", lambda _name, **_: 450)
+    use(card, "large")
+    assert not recordings
+    assert on_card(parts) == ["unet"]
+
+
+def test_there_is_room_to_record_where_the_others_can_still_work(card, recordings, monkeypatch):
+    parts = use(card, "small", unet=400, vae=200)
+    work = {"unet": 100, "vae": 300}
+    monkeypatch.setattr(stock_module, "working_bytes", lambda name, **_: work[name])
+    assert card.has_room_to_record(parts, REQUEST, NOTHING_SAVED)
+    recordings[parts["unet"].module] = 100  # as they are now those of the same size
+    assert card.has_room_to_record(parts, REQUEST, NOTHING_SAVED)
+    work["vae"] += 1
+    assert not card.has_room_to_record(parts, REQUEST, NOTHING_SAVED)
+
+
+def test_memory_that_ran_out_takes_all_recordings_along(card, recordings, monkeypatch):
+    monkeypatch.setattr(stock_module, "give_back", lambda _device: None)
+    parts = use(card, "small", unet=400)
+    recordings[parts["unet"].module] = 100
+    card.release_memory()
+    assert not recordings
+
+
 def test_the_limit_of_the_setting_is_torchs_too(monkeypatch):
     from types import SimpleNamespace
 

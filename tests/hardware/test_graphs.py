@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from webui.hardware.graphs import MOST_SHAPES, WARM_UP_CALLS, CudaRecorder, set_recorded
+from webui.hardware.graphs import MOST_SHAPES, WARM_UP_CALLS, CudaRecorder, recorded_bytes, set_recorded
 
 
 class Network(nn.Module):
@@ -28,6 +28,8 @@ class Network(nn.Module):
 
 class StandIn:
     """See `Recorder`; counts what was recorded and replayed."""
+
+    held_bytes = 7
 
     def __init__(self):
         self.recorded = self.replayed = 0
@@ -132,6 +134,23 @@ def test_recordings_are_let_go(network, recorder):
     before = network.runs
     ask(network)
     assert (network.runs, recorder.recorded) == (before + 1, 1)
+
+
+def test_what_recordings_keep_is_known_once_there_are_some(network, recorder):
+    set_recorded(network, wanted=True, recorder=lambda: recorder)
+    assert recorded_bytes(network) == 0
+    for _ in range(WARM_UP_CALLS + 1):
+        ask(network)
+    assert recorded_bytes(network) == 7
+    set_recorded(network, wanted=False)
+    assert recorded_bytes(network) == 0
+
+
+def test_a_recorder_keeps_what_its_own_pool_holds(monkeypatch):
+    Card(monkeypatch)
+    pieces = [{"segment_pool_id": pool, "total_size": size} for pool, size in (((0, 0), 1), ((0, 1), 2), ((0, 1), 4))]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: pieces)
+    assert CudaRecorder().held_bytes == 6
 
 
 def test_a_network_that_moves_loses_its_recordings(network, recorder):

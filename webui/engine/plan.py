@@ -125,10 +125,24 @@ def weights_in_words(packed: Mapping[str, tuple[str, int]]) -> str:
 _WORDS = {Place.VISITING: "brought for its phase", Place.STREAMED: "streamed layer by layer"}
 
 
-def in_words(places: Mapping[str, Place]) -> str:
-    """The plan as people read it, such as "text encoder 1 brought for its phase, unet streamed layer by layer".
+def in_words(places: Mapping[str, Place], weight_bytes: Mapping[str, int]) -> str:
+    """The plan as people read it, with what travels: "vae brought for its phase, 0.2 GiB a picture".
 
-    "everything stays on the device" where nothing travels.
+    A network that is streamed, "unet streamed layer by layer, 1.6 GiB a step", comes anew for each step. Components are
+    parted by semicolons; "everything stays on the device" where nothing travels. `weight_bytes` are theirs by name.
     """
-    told = [f"{name.replace('_', ' ')} {_WORDS[place]}" for name, place in places.items() if place is not Place.KEPT]
-    return ", ".join(told) if told else "everything stays on the device"
+    told = [
+        f"{name.replace('_', ' ')} {_WORDS[place]}, {_size(weight_bytes[name])} a {_occasion(name, place)}"
+        for name, place in places.items()
+        if place is not Place.KEPT
+    ]
+    return "; ".join(told) if told else "everything stays on the device"
+
+
+def _occasion(name: str, place: Place) -> str:
+    return "step" if name in NETWORKS and place is Place.STREAMED else "picture"
+
+
+def _size(count: int) -> str:
+    gib = count / 2**30
+    return f"{gib:.1f} GiB" if gib >= 0.1 else f"{count / 2**20:.0f} MiB"

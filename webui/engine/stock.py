@@ -57,6 +57,7 @@ from webui.hardware.device import (
     wider_dtype,
 )
 from webui.hardware.gguf_blocks import KINDS
+from webui.hardware.graphs import recorded_bytes, set_recorded
 from webui.hardware.low_bits import FULL, why_not
 from webui.hardware.memory import free_bytes, free_ram_bytes, give_back, limit
 
@@ -227,7 +228,7 @@ class Stock:
 
     def memory_in_words(self, parts: Mapping[str, ModulePart], places: Mapping[str, Place]) -> str:
         """Where `parts` go, and in how few bits they lie; "" where there is one memory and all weights are full."""
-        told = [in_words(places)] if places else []
+        told = [in_words(places, _weight_bytes_of(parts))] if places else []
         packed = {name: (part.kind, part.weight_bytes) for name, part in parts.items() if part.kind != FULL}
         if packed:
             told.append(weights_in_words(packed))
@@ -241,6 +242,9 @@ class Stock:
     def release_memory(self) -> None:
         """Gives up what is not needed at once, after memory ran out."""
         self.residents.release_others()
+        for resident in self.residents.all():
+            for part in _module_parts(resident):
+                set_recorded(part.module, wanted=False)
         give_back(self.device)
 
     def tell_torch(self) -> None:
@@ -291,6 +295,19 @@ class Stock:
         set_tiled((part.module for part in prepared.parts.values()), tile=tile)
         return places
 
+    def has_room_to_record(self, parts: Mapping[str, ModulePart], request: DiffusionRequest, economy: Economy) -> bool:
+        """Whether recorded calls of the UNet, which is on the device, leave all `parts` room to work.
+
+        Recordings keep for themselves what the UNet works with. Those that there are count as room for new ones.
+        """
+        needs = _needs(parts, request, economy)
+        others = max(
+            need.working_bytes + (need.weight_bytes if parts[name].in_main_memory else 0)
+            for name, need in needs.items()
+        )
+        room = self._free_on_device() + recorded_bytes(parts["unet"].module)
+        return needs["unet"].working_bytes + others <= room
+
     def _free_on_device(self) -> int:
         """What models and their work may still take there: what is free, within the setting."""
         held = sum(bytes_on_device(_module_parts(resident)) for resident in self.residents.all())
@@ -309,31 +326,25 @@ class Stock:
         self, parts: Mapping[str, ModulePart], request: DiffusionRequest, economy: Economy
     ) -> tuple[dict[str, Place], Economy]:
         """Where each of `parts` goes, after others made room, and `economy` with tiles if the VAE needs them there."""
-        pixels = largest_size(request).area
-        needs = {
-            name: Need(
-                weight_bytes=part.weight_bytes,
-                working_bytes=working_bytes(name, pixels=pixels, batch_size=request.batch_size),
-            )
-            for name, part in parts.items()
-        }
+        needs = _needs(parts, request, economy)
         own = parts.values()
         self._make_room(all_kept_bytes(needs) - bytes_on_device(own), keep=own)
         free = self._free_on_device() + bytes_on_device(own)
         if "vae" in needs and needs_tiles(needs["vae"], free_bytes=free):
             economy = economy.also(Rung.TILED)
-        if "vae" in needs and Rung.TILED in economy:
-            work = working_bytes("vae", pixels=min(pixels, VAE_TILE**2), batch_size=1)
-            needs["vae"] = Need(weight_bytes=needs["vae"].weight_bytes, working_bytes=work)
+            needs = _needs(parts, request, economy)
         bound = Bound.LOWVRAM if Rung.OFFLOAD in economy else Bound(self._settings().video_memory_use)
         places = plan(needs, free_bytes=free, bound=bound)
         if any(place is not Place.KEPT for place in places.values()):
-            logger.info("Not everything stays on %s: %s", self.device_name, in_words(places))
+            logger.info("Not everything stays on %s: %s", self.device_name, in_words(places, _weight_bytes_of(parts)))
         return places, economy
 
     def _make_room(self, wanted_bytes: int, *, keep: Iterable[ModulePart] = ()) -> None:
-        """Moves models into main memory, the least recently used first, until `wanted_bytes` are free on the device."""
-        kept = {id(part.module) for part in keep}
+        """Moves models into main memory, the least recently used first, until `wanted_bytes` are free on the device.
+
+        If that is not enough, recorded calls are given up of those to `keep`.
+        """
+        kept = {id(part.module): part.module for part in keep}
         for resident in self.residents.all():
             if self._free_on_device() >= wanted_bytes:
                 return
@@ -341,6 +352,24 @@ class Stock:
                 if id(part.module) not in kept:
                     move(part.module, CPU)
             give_back(self.device)
+        recorded = [module for module in kept.values() if recorded_bytes(module)]
+        if recorded and self._free_on_device() < wanted_bytes:
+            for module in recorded:
+                set_recorded(module, wanted=False)
+            give_back(self.device)
+
+
+def _needs(parts: Mapping[str, ModulePart], request: DiffusionRequest, economy: Economy) -> dict[str, Need]:
+    """What each of `parts` takes on the device at the size of `request`, its VAE in tiles where `economy` says so."""
+    pixels = largest_size(request).area
+    seen = {"vae": min(pixels, VAE_TILE**2)} if Rung.TILED in economy else {}
+    return {
+        name: Need(
+            weight_bytes=part.weight_bytes,
+            working_bytes=working_bytes(name, pixels=seen.get(name, pixels), batch_size=request.batch_size),
+        )
+        for name, part in parts.items()
+    }
 
 
 def _parts(checkpoint: LoadedCheckpoint) -> dict[str, ModulePart]:
@@ -348,6 +377,10 @@ def _parts(checkpoint: LoadedCheckpoint) -> dict[str, ModulePart]:
     encoders = {f"text_encoder_{number}": each.module for number, each in enumerate(checkpoint.text_encoders, start=1)}
     modules = {**encoders, "unet": checkpoint.unet, "vae": checkpoint.vae}
     return {name: ModulePart.of(module) for name, module in modules.items()}
+
+
+def _weight_bytes_of(parts: Mapping[str, ModulePart]) -> dict[str, int]:
+    return {name: part.weight_bytes for name, part in parts.items()}
 
 
 def _module_parts(resident: Resident[Held]) -> list[ModulePart]:

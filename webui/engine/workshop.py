@@ -116,7 +116,8 @@ class Workshop:
             with self.stock.residents.turn(beside_last=beside_last):
                 path, prepared = self.stock.checkpoint(request)
                 vae = self.stock.vae(request, path, prepared)
-                places, economy = self.stock.arrange({**prepared.parts, "vae": vae.part}, request, economy)
+                parts = {**prepared.parts, "vae": vae.part}
+                places, economy = self.stock.arrange(parts, request, economy)
                 wish = CHUNKED.name if Rung.CHUNKED in economy else self._settings().attention
                 for_unet = self._choose(prepared.unet_heads, (prepared.checkpoint.unet.dtype,), request, wish)
                 for_vae = self._choose_for_vae(vae.heads, request, wish)
@@ -128,6 +129,7 @@ class Workshop:
             model_hash = self._hashes.short_hash(path)
             vae_hash = str if vae.file is None else self._hashes.short_hash(vae.file)
         checkpoint = dataclasses.replace(prepared.checkpoint, vae=vae.vae)
+        room = functools.partial(self.stock.has_room_to_record, parts, request, economy)
         with patched(checkpoint.unet, for_unet), patched(checkpoint.vae, for_vae):
             yield Bench(
                 checkpoint=checkpoint,
@@ -144,7 +146,7 @@ class Workshop:
                     *checkpoint.notices,
                     *networks.notices,
                     *self._compile(checkpoint.unet, request, places),
-                    *self._record(checkpoint.unet, for_unet.name, places, economy),
+                    *self._record(checkpoint.unet, for_unet.name, places, economy, room=room),
                 ),
                 refine=refine,
                 hires=self._hires(request, prepared, networks, economy),
@@ -152,7 +154,7 @@ class Workshop:
                 render=self._render(prepared.checkpoint.family, prepared.checkpoint),
                 economy=economy,
                 unet_place=places.get("unet", Place.VISITING),
-                memory_plan=self.stock.memory_in_words(prepared.parts, places),
+                memory_plan=self.stock.memory_in_words(parts, places),
                 prompts=self._prompts,
                 phases=phases,
             )
@@ -258,9 +260,15 @@ class Workshop:
         return (COMPILING,) if changed and wanted else ()
 
     def _record(
-        self, unet: torch.nn.Module, kernels: str, places: Mapping[str, Place], economy: Economy
+        self,
+        unet: torch.nn.Module,
+        kernels: str,
+        places: Mapping[str, Place],
+        economy: Economy,
+        *,
+        room: Callable[[], bool],
     ) -> tuple[str, ...]:
-        """Has the calls of a compiled `unet` recorded as CUDA graphs where its weights stay and memory suffices.
+        """Has the calls of a compiled `unet` recorded as CUDA graphs where its weights stay and there is `room`.
 
         Returns what the person at the page should know of it.
         """
@@ -270,6 +278,8 @@ class Workshop:
             refused = "the network's weights do not stay on the card"
         elif wanted and not economy.rungs <= {Rung.TILED}:
             refused = "memory ran out before"
+        elif wanted and not room():
+            refused = "they would take the memory that its other parts work in"
         set_recorded(unet, wanted=wanted and not refused, kernels=kernels)
         return (f"No CUDA graphs for this picture: {refused}.",) if refused else ()
 

@@ -30,6 +30,11 @@ MOST_SHAPES = 4
 class Recorder(Protocol):
     """Runs `work` once, and gives what runs the same kernels on the same memory again."""
 
+    @property
+    def held_bytes(self) -> int:
+        """What its recordings keep of the device's memory."""
+        ...
+
     def __call__(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """What `work` returned, whose tensors the second of the pair overwrites whenever it is called."""
         ...
@@ -40,6 +45,12 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+
+    @property
+    def held_bytes(self) -> int:
+        """See `Recorder`."""
+        pieces = torch.cuda.memory_snapshot()
+        return sum(piece["total_size"] for piece in pieces if tuple(piece["segment_pool_id"]) == tuple(self._pool))
 
     def __call__(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """See `Recorder`."""
@@ -87,7 +98,8 @@ class RecordedCalls:
     def __init__(self, call: Callable[..., Any], recorder: Recorder, valid_for: Hashable) -> None:
         self.valid_for = valid_for
         self._call = call
-        self._recorder: Recorder | None = recorder
+        self._recorder = recorder
+        self._records = True
         self._calls: dict[Hashable, int] = {}
         self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()
 
@@ -99,9 +111,9 @@ class RecordedCalls:
         recording = self._recordings.get(key)
         if recording is None:
             self._calls[key] = self._calls.get(key, 0) + 1
-            if self._recorder is None or self._calls[key] <= WARM_UP_CALLS:
+            if not self._records or self._calls[key] <= WARM_UP_CALLS:
                 return self._call(*arguments, **named)
-            recording = self._record(self._recorder, leaves, structure)
+            recording = self._record(leaves, structure)
             if recording is None:
                 return self._call(*arguments, **named)
             self._recordings[key] = recording
@@ -113,13 +125,18 @@ class RecordedCalls:
         recording.replay()
         return tree_map_only(Tensor, Tensor.clone, recording.outcome)
 
-    def _record(self, recorder: Recorder, leaves: Sequence[Any], structure: Any) -> _Recording | None:
+    @property
+    def held_bytes(self) -> int:
+        """What the recordings keep of the device's memory."""
+        return self._recorder.held_bytes if self._recordings else 0
+
+    def _record(self, leaves: Sequence[Any], structure: Any) -> _Recording | None:
         static = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         arguments, named = tree_unflatten(static, structure)
         try:
-            outcome, replay = recorder(lambda: self._call(*arguments, **named))
+            outcome, replay = self._recorder(lambda: self._call(*arguments, **named))
         except RuntimeError as error:
-            self._recorder = None
+            self._records = False
             logger.warning("The network's calls are not recorded as CUDA graphs, and run as they are: %s", error)
             return None
         return _Recording(inputs=_tensors(static), outcome=outcome, replay=replay)
@@ -144,6 +161,12 @@ def set_recorded(
     now = holder._compiled_call_impl
     if not isinstance(now, RecordedCalls) or now.valid_for != valid_for:
         holder._compiled_call_impl = RecordedCalls(network._call_impl, recorder(), valid_for)
+
+
+def recorded_bytes(network: nn.Module) -> int:
+    """What recorded calls of `network` keep of its device's memory."""
+    calls = network._compiled_call_impl
+    return calls.held_bytes if isinstance(calls, RecordedCalls) else 0
 
 
 def _tensors(leaves: Sequence[Any]) -> list[Tensor]:

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
 
+from webui.checkpoints import load as loading
 from webui.checkpoints.detect import identify
 from webui.checkpoints.load import alphas_cumprod, load_checkpoint
 from webui.checkpoints.scan import CheckpointFolder
@@ -13,6 +15,7 @@ from webui.core.errors import CheckpointNotFound, UnsupportedModel
 from webui.core.geometry import Size
 from webui.core.ports import CheckpointInfo
 from webui.hardware import torchvision_operators
+from webui.hardware.low_bits import FULL, main_kind, pack_layer, pack_weights
 
 CPU = torch.device("cpu")
 INFO = CheckpointInfo(name="tiny", family="sd1", native_size=Size(64, 64))
@@ -20,8 +23,8 @@ INFO = CheckpointInfo(name="tiny", family="sd1", native_size=Size(64, 64))
 TOLERANCE = 1e-5
 
 
-def load(path, dtype=torch.float32):
-    return load_checkpoint(path, INFO, dtype=dtype, device=CPU)
+def load(path, dtype=torch.float32, **how):
+    return load_checkpoint(path, INFO, dtype=dtype, device=CPU, **how)
 
 
 @pytest.fixture(scope="session")
@@ -313,3 +316,28 @@ def test_a_folder_in_the_models_folder_is_listed_and_loaded(folder, tmp_path):
     assert load_checkpoint(
         catalogue.path("mine"), catalogue.checkpoint("mine"), dtype=torch.float32, device=CPU
     ).info.native_size == Size(64, 64)
+
+
+def test_weights_are_packed_one_after_another_as_they_are_read(single_file, monkeypatch):
+    """None lies in full beside the next, memory is given back on the way, and they are those of the whole network."""
+    dense, given_back = [], []
+
+    def pack(network, parameter, weight, format_name):
+        assert not any(earlier() is not None for earlier in dense)
+        dense.append(weakref.ref(weight))
+        return pack_layer(network, parameter, weight, format_name)
+
+    wanted = load(single_file).unet
+    pack_weights(wanted, "int8")
+    monkeypatch.setattr(loading, "pack_layer", pack)
+    monkeypatch.setattr(loading, "WINDOW_BYTES", 10_000)
+    monkeypatch.setattr(loading, "give_back", given_back.append)
+    loaded = load(single_file, weights="int8")
+
+    got = loaded.unet.state_dict()
+    for key, weight in wanted.state_dict().items():
+        assert torch.equal(weight.view(-1).view(torch.uint8), got[key].view(-1).view(torch.uint8)), key
+    assert len(dense) > 20
+    assert len(given_back) > 3
+    assert main_kind(loaded.unet) == "int8"
+    assert main_kind(loaded.vae) == FULL

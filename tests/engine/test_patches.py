@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -11,7 +12,9 @@ from webui.checkpoints.lora.read import read_lora
 from webui.checkpoints.lora.scan import LoraFile
 from webui.core.errors import UnsupportedModel
 from webui.engine.patches import WeightPatches, Wish
-from webui.hardware.low_bits import FORMATS, pack_weights
+from webui.hardware.gguf_blocks import Blocks
+from webui.hardware.graphs import RecordedCalls, set_recorded
+from webui.hardware.low_bits import FORMATS, can_be_packed, keep_blocks, main_kind, pack_weights
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -315,3 +318,47 @@ def test_weights_in_few_bits_take_a_lora_and_lose_it_bit_for_bit(own, write, nam
         torch.equal(tensor.view(-1).view(torch.uint8), after[key].view(-1).view(torch.uint8))
         for key, tensor in before.items()
     )
+
+
+@torch.no_grad()
+def test_a_ggufs_blocks_take_a_lora_in_eight_bits_and_come_back_bit_for_bit(own, write):
+    packed = dataclasses.replace(own, unet=copy.deepcopy(own.unet))
+    for name, weight in own.unet.named_parameters():
+        if can_be_packed(packed.unet, name):
+            data = gguf.quants.quantize(weight.view(-1, 32).numpy(), gguf.GGMLQuantizationType.Q4_0)
+            blocks = Blocks(numbers=torch.from_numpy(data).view(torch.int8), kind="Q4_0", shape=tuple(weight.shape))
+            keep_blocks(packed.unet, name, blocks, dtype=torch.float32)
+    patches = WeightPatches(packed)
+    before = copy.deepcopy(packed.unet.state_dict())
+    layer = packed.unet.get_submodule(UNET_PATH)
+    plain = layer.dense_weight()
+    lora = write(kohya(1))
+    patches.apply([wish(patches, lora, unet=0.05)])
+    assert (layer.kind, main_kind(packed.unet)) == ("Q8_0", "Q4_0")
+    own_patches = WeightPatches(own)
+    own_weight = own.unet.get_submodule(UNET_PATH).weight
+    unchanged = own_weight.clone()
+    own_patches.apply([wish(own_patches, lora, unet=0.05)])
+    wanted, got = own_weight - unchanged, layer.dense_weight() - plain
+    own_patches.restore()
+    assert torch.corrcoef(torch.stack([got.flatten(), wanted.flatten()]))[0, 1] > 0.98, "in four bits it would be lost"
+
+    patches.restore()
+    after = packed.unet.state_dict()
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+    assert all(tensor.dtype == after[key].dtype for key, tensor in before.items())
+
+
+@torch.no_grad()
+def test_recorded_calls_are_given_up_where_a_weight_lies_elsewhere(own, write):
+    packed = dataclasses.replace(own, unet=copy.deepcopy(own.unet))
+    name = f"{UNET_PATH}.weight"
+    shape = tuple(own.unet.get_parameter(name).shape)
+    numbers = torch.zeros(own.unet.get_parameter(name).numel() // 32, 18, dtype=torch.int8)
+    keep_blocks(packed.unet, name, Blocks(numbers=numbers, kind="Q4_0", shape=shape), dtype=torch.float32)
+    patches = WeightPatches(packed)
+    lora = write(kohya(1))
+    for strength, given_up in ((1.0, True), (0.5, False), (0.0, True)):
+        set_recorded(packed.unet, wanted=True, kernels=strength, recorder=lambda: None)
+        patches.apply([wish(patches, lora, unet=strength)])
+        assert isinstance(packed.unet._compiled_call_impl, RecordedCalls) != given_up

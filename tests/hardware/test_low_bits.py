@@ -174,3 +174,12 @@ def test_another_weight_lies_in_eight_bits_until_the_blocks_come_back(make_block
     assert not layer.hold(kept)
     assert torch.equal(layer.weight, kept.numbers)
     assert torch.equal(layer.widened(kept), layer.dense_weight())
+
+
+def test_packed_layers_can_be_traced_by_torch_compile(make_blocks):
+    layer = nn.Linear(64, 8).requires_grad_(False)
+    blocks = nn.ModuleDict({"blocks": layer})
+    keep_blocks(blocks, "blocks.weight", make_blocks((8, 64)), dtype=torch.float32)
+    x = torch.randn(2, 64)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), layer(x))

@@ -28,11 +28,12 @@ from webui.checkpoints.loaded import LoadedCheckpoint, TextEncoder
 from webui.checkpoints.modules import empty_modules
 from webui.checkpoints.prediction import measured_prediction
 from webui.checkpoints.tokenizer import ClipTokenizer
-from webui.checkpoints.weights import Stored, Weights, dense, open_weights, refuse_nan
+from webui.checkpoints.weights import WINDOW_BYTES, Stored, Weights, dense, open_weights, refuse_nan
 from webui.core.errors import CheckpointNotFound, UnsupportedModel
 from webui.core.ports import CheckpointInfo
 from webui.hardware.gguf_blocks import Blocks
 from webui.hardware.low_bits import FULL, can_be_packed, keep_blocks, pack_layer
+from webui.hardware.memory import give_back
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -177,6 +178,7 @@ def fill(
     expected = {name: weight.shape for name, weight in module.state_dict().items()}
     missing = dict.fromkeys(expected)
     state: dict[str, Tensor] = {}
+    dropped = 0  # bytes, since they were last given back
     for name, weight in stored:
         fitting = _fitting(weight, name, expected, what)
         missing.pop(name, None)
@@ -190,6 +192,12 @@ def fill(
         refuse_nan(own, name, what)
         if not (weights is not None and packs and pack_layer(module, name, own, weights)):
             state[name] = own
+            continue
+        dropped += own.nbytes
+        if dropped > WINDOW_BYTES:
+            # What is kept lies between what was dropped, so that the allocator would keep that too.
+            give_back(device)
+            dropped = 0
     if missing:
         raise UnsupportedModel(
             f"The {what} lacks {len(missing)} weights, {next(iter(missing))!r} first; download it again."

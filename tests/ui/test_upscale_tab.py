@@ -220,11 +220,11 @@ def test_only_who_sits_at_the_machine_names_its_folders(headers):
     services = SimpleNamespace(jobs=jobs, known_models=lambda: None)
     greet, begin = folder_handlers(services, made)
     with pytest.raises(gr.Error, match="only be worked through from the machine"):
-        begin(request(**headers), "/in", "/out", "form")
+        begin(request(**headers), ["/in", "/out", "form"])
     assert (asked, made) == ([], [])
     assert "only be worked through" in greet(request(**headers))[0]
     here = SimpleNamespace(**{**vars(request()), "session_hash": "me"})
     assert greet(here)[0] == ""
-    assert begin(here, "/in", "/out", "form") == "id"
+    assert begin(here, ["/in", "/out", "form"]) == "id"
     assert made == ["form"]
     assert asked[0][1] == FolderBatch(inputs=Path("/in"), outputs=Path("/out"))

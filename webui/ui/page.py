@@ -23,6 +23,7 @@ from webui.ui import memory
 from webui.ui.components.more import keep_menus_fresh
 from webui.ui.components.status_line import status_line
 from webui.ui.components.studio import Header, Studio
+from webui.ui.components.together import UNSEEN
 from webui.ui.services import Services
 from webui.ui.tabs.extensions import build_extensions
 from webui.ui.tabs.img2img import build_img2img
@@ -196,9 +197,16 @@ def _lighten(page: gr.Blocks, *, added: Container[int]) -> None:
 
     An event whose progress is hidden still has gradio's page tell it to each of its outputs, and to every output of
     every event before, by a walk through the whole page: seconds in all, and again for each preview. With nothing to
-    tell it to, nothing is told. And gradio writes a description of each public event, with snippets of code for
-    programs, into every page it sends: more bytes than the page itself. Extensions keep theirs.
+    tell it to, nothing is told; and what has no place on the page comes first, where the other walks find it soon. And
+    gradio writes a description of each public event, with snippets of code for programs, into every page it sends:
+    more bytes than the page itself. Extensions keep theirs.
     """
+    for block in list(page.blocks.values()):
+        unseen = isinstance(block, gr.State | gr.BrowserState) or UNSEEN in (block.elem_classes or ())
+        if unseen and block.parent is not None:
+            block.parent.children.remove(block)
+            block.parent = page
+            page.children.insert(0, block)
     for number, event in page.fns.items():
         if event.show_progress == "hidden":
             event.show_progress_on = []

@@ -11,6 +11,7 @@ from webui.ui import pictures
 from webui.ui.components.canvas import canvas_value
 from webui.ui.components.job_panel import ResultPanel, shown_image
 from webui.ui.components.studio import Studio, keep_checkpoint, pasted_values
+from webui.ui.components.together import on_click
 from webui.ui.services import Services
 from webui.ui.tabs.pnginfo import PngInfo
 from webui.ui.toasts import guarded, inform
@@ -42,13 +43,9 @@ def _send_picture(
         updates = _pasted(services, studio, image.infotext, values) if takes_prompt else []
         return [gr.Tabs(selected=target), picture, *updates]
 
-    button.click(
-        guarded(send),
-        inputs=[source.shown, *fields],
-        outputs=[tabs, studio.started_from, *fields],
-        show_progress="hidden",
-        preprocess=False,
-    ).then(**keep_checkpoint(studio.header))
+    on_click(button, guarded(send), inputs=[source.shown, *fields], outputs=[tabs, studio.started_from, *fields]).then(
+        **keep_checkpoint(studio.header)
+    )
 
 
 def _send_infotext(
@@ -62,13 +59,9 @@ def _send_infotext(
             return [gr.skip()] * (1 + len(fields))
         return [gr.Tabs(selected=target), *_pasted(services, studio, infotext, values)]
 
-    button.click(
-        guarded(send),
-        inputs=[info.infotext, *fields],
-        outputs=[tabs, *fields],
-        show_progress="hidden",
-        preprocess=False,
-    ).then(**keep_checkpoint(studio.header))
+    on_click(button, guarded(send), inputs=[info.infotext, *fields], outputs=[tabs, *fields]).then(
+        **keep_checkpoint(studio.header)
+    )
 
 
 def _pasted(services: Services, studio: Studio, infotext: str, values: tuple[Any, ...]) -> list[Any]:

@@ -20,6 +20,7 @@ from webui.jobs.folders import OWN_PARAMETERS, FolderBatch, named_folder
 from webui.jobs.views import BatchView
 from webui.ui import memory
 from webui.ui.components.form import Form
+from webui.ui.components.together import on_click
 from webui.ui.services import Services
 from webui.ui.toasts import guarded, inform
 from webui.ui.visitors import is_at_this_machine
@@ -171,14 +172,7 @@ def _wire_start(
             session=request.session_hash or "",
         )
 
-    panel.start.click(
-        guarded(begin),
-        inputs=[*named, *inputs],
-        outputs=watching["inputs"],
-        show_progress="hidden",
-        preprocess=False,
-        concurrency_limit=None,
-    ).success(**watching)
+    on_click(panel.start, guarded(begin), inputs=[*named, *inputs], outputs=watching["inputs"]).success(**watching)
 
 
 def folder_batch(values: dict[str, Any], own: tuple[str, ...]) -> FolderBatch:

@@ -22,6 +22,7 @@ from webui.ui.components.canvas import with_canvas
 from webui.ui.components.live_panel import live_panel
 from webui.ui.components.parameters import parameters_html
 from webui.ui.components.status_line import status_line
+from webui.ui.components.together import on_click
 from webui.ui.services import Services
 from webui.ui.toasts import guarded, inform
 
@@ -212,14 +213,10 @@ def wire_job_panel(
     }
     page.load(**watching)
     for start in (Start(button=run.generate, inputs=inputs, make=make_request), *also):
-        start.button.click(
-            guarded(_submitter(jobs, start.make)),
-            inputs=[ids_memory, *start.inputs],
-            outputs=[ids_memory],
-            js=with_canvas(canvas, [ids_memory, *start.inputs]) if canvas is not None else None,
-            show_progress="hidden",
-            preprocess=False,
-            concurrency_limit=None,
+        asked = [ids_memory, *start.inputs]
+        drawn = {} if canvas is None else {"js": with_canvas(canvas, asked)}
+        on_click(
+            start.button, guarded(_submitter(jobs, start.make)), inputs=asked, outputs=[ids_memory], **drawn
         ).success(**watching)
     _wire_stopping(jobs, run, ids_memory)
     _wire_selection(jobs, result)

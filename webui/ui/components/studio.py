@@ -25,6 +25,7 @@ from webui.ui.components.job_panel import (
     shown_image,
 )
 from webui.ui.components.more import More, add_more
+from webui.ui.components.together import on_click
 from webui.ui.more import BASES, shown_value
 from webui.ui.reading import RESIZE_BY
 from webui.ui.services import Services
@@ -110,13 +111,8 @@ def build_studio(
         changes = read_prompt(form, {**form.values(values), "checkpoint": checkpoint}, services.known_models())
         return [changes.get("checkpoint", gr.skip()), *form.updates(changes)]
 
-    read.click(
-        guarded(read_parameters),
-        inputs=[header.checkpoint, *form.components],
-        outputs=[header.checkpoint, *form.components],
-        show_progress="hidden",
-        preprocess=False,
-    ).then(**keep_checkpoint(header))
+    fields = [header.checkpoint, *form.components]
+    on_click(read, guarded(read_parameters), inputs=fields, outputs=fields).then(**keep_checkpoint(header))
     return Studio(header=header, form=form, run=run, result=result, picture=start, settings=settings)
 
 

@@ -7,9 +7,11 @@ gradio in `build`, torch and the engine in the worker's thread (`webui.engine.ma
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -82,7 +84,26 @@ class EngineRoom:
 def build(folders: Folders, options: ServerOptions) -> App:
     """Builds the program over folders that `webui.server.folders.prepare` has made ready. Raises `AtelierError`."""
     keep_to_ourselves(folders)
+    with _made_to_stay():
+        return _build(folders, options)
 
+
+@contextmanager
+def _made_to_stay() -> Iterator[None]:
+    """Looks for no garbage meanwhile, and never again among what is made: gradio and the page stay to the end.
+
+    They are 240,000 objects, which Python would go through dozens of times while they are made (a tenth of the start
+    and more), and again, with every thread waiting, now and then while pictures are made.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _build(folders: Folders, options: ServerOptions) -> App:
     from webui.api.internal import internal_router
     from webui.checkpoints.offer import PackagedOffer
     from webui.checkpoints.packaged import X4PLUS

@@ -27,15 +27,6 @@ FLAGS = [
     "--disable-sync",
 ]
 
-# A preview may be gone before a test has asked for it, so the page itself keeps them.
-NOTE_PREVIEWS = """() => {
-  window.seenPreviews = [];
-  new MutationObserver(() => {
-    const preview = document.querySelector('.live[data-state="running"] img.preview');
-    if (preview) window.seenPreviews.push(preview.src);
-  }).observe(document.body, {childList: true, subtree: true});
-}"""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
@@ -128,7 +119,7 @@ def new_page(browser):
 
 @pytest.fixture
 def hold(page_server: Served) -> Iterator[Path]:
-    """While this file is there, the shared server's jobs stay half-way."""
+    """While this file is there, the shared server's jobs stay half-way, or before the end of the step it names."""
     file = page_server.root / "hold"
     file.touch()
     yield file
@@ -143,14 +134,3 @@ def page(new_page, page_server: Served):
     opened.wait_for_selector("#txt2img_prompt textarea")
     opened.wait_for_selector(".engine-status[data-phase=ready]")
     return opened
-
-
-@pytest.fixture
-def count_previews() -> Callable[..., Callable[[], int]]:
-    """count_previews(page) begins to note previews; what it returns says how many different ones were seen."""
-
-    def begin(page) -> Callable[[], int]:
-        page.evaluate(NOTE_PREVIEWS)
-        return lambda: len(set(page.evaluate("window.seenPreviews")))
-
-    return begin

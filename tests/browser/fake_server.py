@@ -124,10 +124,17 @@ class FakeEngine:
         yield Finished(seconds={"denoise": STEP_S * total})
 
     def _step(self, steps: int, step: int) -> None:
-        """Takes its time; while the file `hold` is there, stays half-way, so that a test need not hurry."""
+        """Takes its time; while the file `hold` is there, stays where it says, so that a test need not hurry."""
         time.sleep(STEP_S)
-        while step == steps // 2 and self._hold.exists():
+        while step == self._held_at(steps):
             time.sleep(STEP_S)
+
+    def _held_at(self, steps: int) -> int | None:
+        """The step that `hold` names, half-way where it is empty; None without it."""
+        try:
+            return int(self._hold.read_text(encoding="utf-8") or steps // 2)
+        except FileNotFoundError:
+            return None
 
     def _upscale(self, request: Upscale) -> Iterator[Event]:
         yield Started(total_images=1, total_steps=4)

@@ -38,13 +38,13 @@ def test_the_slider_is_dragged_between_before_and_after(upscale, pictures):
     slider = upscale.locator("#upscale_gallery")
     expect(slider.locator("img")).to_have_count(2)
     handle = slider.locator(".outer")
-    expect(handle).to_be_visible()
+    handle.hover()  # waits until the handle has come to rest
     before = handle.bounding_box()
-    upscale.mouse.move(before["x"] + before["width"] / 2, before["y"] + before["height"] / 2)
     upscale.mouse.down()
     upscale.mouse.move(before["x"] - 120, before["y"] + before["height"] / 2, steps=6)
     upscale.mouse.up()
-    assert handle.bounding_box()["x"] < before["x"] - 60
+    left_of = "([handle, place]) => handle.getBoundingClientRect().x < place"
+    upscale.wait_for_function(left_of, arg=[handle.element_handle(), before["x"] - 60])
 
 
 def test_several_pictures_are_made_and_each_can_be_looked_at(upscale, pictures):

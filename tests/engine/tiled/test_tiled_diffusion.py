@@ -151,3 +151,27 @@ def test_tiles_at_once_are_what_half_of_the_free_memory_holds(tiny, monkeypatch)
     # 128 MiB and 2 KiB for each of 256² pixels, twice for float32: 512 MiB a tile of prompt and negative prompt.
     assert tiled._at_once(torch.empty(2, 4, 8, 8, device="meta")) == 2
     assert tiled._at_once(torch.empty(2, 4, 8, 8)) == 1
+
+
+@torch.inference_mode()
+def test_after_the_first_step_nothing_is_measured_or_brought_to_a_card_again(monkeypatch):
+    """Another count of tiles would be another shape, to compile, to record; and a copy waits for the card."""
+    free, asked = 2**40, []
+    monkeypatch.setattr(diffusion, "free_bytes", lambda _: free)
+    monkeypatch.setattr(diffusion, "weights_of", lambda *given: asked.append(given) or weights_of(*given))
+    unet = torch.nn.Conv2d(4, 4, 1, device="meta")
+    shapes = []
+
+    def ask(sample, _timestep, _states, *, return_dict):
+        shapes.append(tuple(sample.shape))
+        return (unet(sample),)
+
+    ask.parameters = unet.parameters
+    tiled = TiledUNet(ask, TileBlend.MIXTURE, 8, 4)
+    x, states = torch.empty(1, 4, 24, 24, device="meta"), torch.empty(1, 77, 16, device="meta")
+    tiled(x, TIME, states)
+    first = list(shapes)
+    free = 0
+    tiled(x, TIME, states)
+    assert shapes == first * 2
+    assert len(asked) == 1

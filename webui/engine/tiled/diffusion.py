@@ -79,6 +79,8 @@ class TiledUNet:
         self._method = method
         self._tile = tile
         self._overlap = overlap
+        self._counts: dict[tuple[int, ...], int] = {}
+        self._weights: dict[tuple[int, ...], Tensor] = {}
         self.parameters = unet.parameters
 
     @property
@@ -96,7 +98,7 @@ class TiledUNet:
         tiles = tiles_of(height, width, self._tile, self._overlap)
         if len(tiles) == 1:
             return self._unet(sample, timestep, states, return_dict=False, **conditions)
-        joined = _Mean(self._method, sample)
+        joined = _Mean(sample)
         at_once = self._at_once(sample)
         for start in range(0, len(tiles), at_once):
             group = tiles[start : start + at_once]
@@ -104,18 +106,34 @@ class TiledUNet:
             repeated, told = (_repeated(each, len(group)) for each in (states, conditions))
             answers = self._unet(rows, timestep, repeated, return_dict=False, **told)[0]
             for tile, answer in zip(group, answers.chunk(len(group)), strict=True):
-                joined.add(tile, answer)
+                joined.add(tile, answer, self._weights_of(answer))
         return (joined.value(),)
 
     def _at_once(self, sample: Tensor) -> int:
-        """How many tiles half of the free memory holds; the CPU is no faster with several."""
+        """How many tiles half of the free memory holds; the CPU is no faster with several.
+
+        It stays as it is at the first step: other shapes may be compiled, recorded and timed anew.
+        """
         if sample.device.type == "cpu":
             return 1
+        key = tuple(sample.shape)
+        if key not in self._counts:
+            self._counts[key] = self._measured(sample)
+        return self._counts[key]
+
+    def _measured(self, sample: Tensor) -> int:
         pixels = (self._tile * LATENT_PIXELS) ** 2
         # The estimate is for prompt and negative prompt of one picture in half precision.
         scale = sample.shape[0] * weight_of(self._unet).dtype.itemsize / 4
         needed = int(working_bytes("unet", pixels=pixels, batch_size=1) * scale)
         return min(max(1, free_bytes(sample.device) // 2 // needed), MOST_AT_ONCE)
+
+    def _weights_of(self, answer: Tensor) -> Tensor:
+        """As `weights_of`, on the device of `answer`; a copy to a card at each step would wait for work before it."""
+        key = tuple(answer.shape[2:])
+        if key not in self._weights:
+            self._weights[key] = weights_of(self._method, *key).to(answer.device)
+        return self._weights[key]
 
 
 def _repeated(value: Any, times: int) -> Any:
@@ -128,17 +146,14 @@ def _repeated(value: Any, times: int) -> Any:
 class _Mean:
     """The weighted mean of overlapping answers, kept up as they come: where they agree, it is exactly what they say."""
 
-    def __init__(self, method: TileBlend, like: Tensor) -> None:
-        self._method = method
+    def __init__(self, like: Tensor) -> None:
         self._total = torch.zeros(like.shape[2:], device=like.device)
         self._mean: Tensor | None = None
 
-    def add(self, tile: Tile, answer: Tensor) -> None:
-        """Joins in `answer` (N, channels, rows, columns) for `tile`."""
+    def add(self, tile: Tile, answer: Tensor, weights: Tensor) -> None:
+        """Joins in `answer` (N, channels, rows, columns) for `tile`, whose places count as `weights` says."""
         if self._mean is None:
             self._mean = answer.new_zeros(*answer.shape[:2], *self._total.shape, dtype=torch.float32)
-        height, width = answer.shape[2:]
-        weights = weights_of(self._method, height, width).to(answer.device)
         total = tile.of(self._total)
         total += weights
         tile.of(self._mean).lerp_(answer.float(), weights / total)

@@ -22,7 +22,7 @@ from webui.core.requests import DiffusionUpscaler, Extras, Guidance, NoiseSource
 from webui.engine.denoise import denoise
 from webui.engine.denoiser import NetworkDenoiser
 from webui.engine.guidance import Guided
-from webui.engine.noise import open_stream
+from webui.engine.noise import brought, open_stream
 from webui.engine.pixels import decode, to_images, to_pixels
 from webui.engine.samplers import find_sampler, unit_variance_start
 from webui.engine.tiled.diffusion import TiledUNet
@@ -93,10 +93,14 @@ def upscale_by_diffusion(
     are not finite.
     """
     checkpoint, device = bench.checkpoint, bench.device
-    draw = open_stream(wish.seed, NoiseSource.CPU, device)
+    stream = open_stream(wish.seed, NoiseSource.CPU, device)
+
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        return brought(stream(shape).unsqueeze(0), device)
+
     kept = float(checkpoint.alphas_cumprod[wish.noise_level])
-    seen = pixels.to(device) * math.sqrt(kept) + draw(tuple(pixels.shape[1:])).unsqueeze(0) * math.sqrt(1 - kept)
-    noise = draw((LATENT_CHANNELS, *pixels.shape[2:])).unsqueeze(0)
+    seen = pixels.to(device) * math.sqrt(kept) + draw(tuple(pixels.shape[1:])) * math.sqrt(1 - kept)
+    noise = draw((LATENT_CHANNELS, *pixels.shape[2:]))
 
     timesteps, sigmas = noise_levels(checkpoint.alphas_cumprod, wish.steps)
     unet = TiledUNet(_Told(checkpoint.unet, wish.noise_level), TileBlend.MIXTURE, tile, overlap)

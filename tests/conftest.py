@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,16 @@ TINY_CONFIG: dict[str, Any] = {
         "bias": [0.0, 0.1, -0.1],
     },
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exact_arithmetic() -> Iterator[None]:
+    """Tests compare numbers that float32 makes, also on processors that would compute in bfloat16 by themselves."""
+    from webui.hardware import device
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "multiplies_bfloat16", lambda: False)
+        yield
 
 
 @pytest.fixture

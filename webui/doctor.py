@@ -82,7 +82,8 @@ EXAMPLES = (
 def examine(folders: Folders, settings: Settings, *, nvidia: Path = _NVIDIA) -> Report:
     """The report, section by section. `nvidia` is the file in which Linux's driver says its version."""
     device = devices.choose_device()
-    dtype = devices.choose_dtype(device)
+    usable = not devices.why_not(settings.precision, device)
+    dtype = devices.choose_dtype(device, settings.precision if usable else devices.AUTOMATIC)
     limit(device, int(settings.video_memory_gib * GIB))
     remembered = RememberedChoices(folders.attention_choices)
     selector = AttentionSelector(remembered)
@@ -129,10 +130,16 @@ def _device(device: torch.device) -> dict[str, Any]:
 
 def _precision(device: torch.device, dtype: torch.dtype, settings: Settings) -> dict[str, Any]:
     wider = devices.wider_dtype(dtype, device)
-    pipelines = devices.choose_pipeline_dtype(device)
+    refused = devices.why_not(settings.precision, device)
+    precision = devices.AUTOMATIC if refused else settings.precision
+    told = f"; a network that overflows goes on in {_name(wider)}" if wider else ""
+    if device.type == "cpu" and dtype == torch.float32 and precision == devices.AUTOMATIC:
+        told = "; this processor does not multiply in bfloat16, which would be faster"
     return {
-        "checkpoints": _name(dtype) + (f"; a network that overflows goes on in {_name(wider)}" if wider else ""),
-        "pipelines": _name(pipelines),
+        **({"setting": refused} if refused else {}),
+        "checkpoints": _name(dtype) + told,
+        "pipelines": _name(devices.choose_pipeline_dtype(device, precision)),
+        "upscalers": _name(devices.choose_picture_dtype(device, precision)),
         "the network's weights": why_not_packed(settings.weights, device) or settings.weights,
     }
 

@@ -65,7 +65,8 @@ def plans(folders, **settings):
 def test_the_report_of_this_machine(folders, untried, tmp_path):
     report = doctor.examine(folders, Settings(), nvidia=tmp_path / "none")
     assert report["Device"]["computes on"] == "CPU"
-    assert report["Precision"]["checkpoints"] == "float32"
+    assert report["Precision"]["checkpoints"].startswith("float32; this processor does not multiply in bfloat16")
+    assert report["Precision"]["upscalers"] == "float32"
     assert report["Attention for SD 1.5 at 512x512"]["xformers"] == "refused: it is not installed"
     assert "main memory" in report["Memory plan"]["SDXL at 1024x1024"]
     assert report["Versions"]["torch"] == torch.__version__
@@ -112,6 +113,19 @@ def test_a_setting_that_does_not_work_is_told(folders, untried):
     assert "'spam' is not known" in told
 
 
+def test_a_precision_that_does_not_work_is_told(folders, untried):
+    told = doctor.examine(folders, Settings(precision="float16"))["Precision"]
+    assert "no float16 to speak of" in told["setting"]
+    assert told["checkpoints"].startswith("float32")
+
+
+def test_a_processor_that_multiplies_bfloat16_is_told(folders, untried, monkeypatch):
+    monkeypatch.setattr("webui.hardware.device.multiplies_bfloat16", lambda: True)
+    told = doctor.examine(folders, Settings())["Precision"]
+    assert told["checkpoints"] == told["pipelines"] + "; a network that overflows goes on in float32"
+    assert (told["pipelines"], told["upscalers"]) == ("bfloat16", "float32")
+
+
 def test_the_command_prints_json(folders, untried, capsys):
     assert cli.main(["doctor", "--json", "--root", str(folders.root), "--lowvram"]) == 0
     assert json.loads(capsys.readouterr().out)["Device"]["computes on"] == "CPU"
@@ -120,7 +134,8 @@ def test_the_command_prints_json(folders, untried, capsys):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], {"attention": "", "video_memory_use": "", "video_memory_gib": 0.0, "weights": ""}),
+        ([], {"attention": "", "video_memory_use": "", "video_memory_gib": 0.0, "precision": "", "weights": ""}),
+        (["--precision", "bfloat16"], {"precision": "bfloat16"}),
         (["--weights", "fp8"], {"weights": "fp8"}),
         (["--medvram", "--gpu-memory", "4GB"], {"video_memory_use": "medvram", "video_memory_gib": 4.0}),
         (["--gpu-memory", "3.5", "doctor", "--lowvram"], {"video_memory_use": "lowvram", "video_memory_gib": 3.5}),

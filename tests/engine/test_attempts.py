@@ -165,7 +165,7 @@ def test_a_later_request_runs_after_all_measures_failed(engine, monkeypatch):
 
 def test_a_network_that_overflows_is_loaded_in_a_wider_precision(folder, monkeypatch):
     """As float16 on a card; here the CPU computes in it, and the network overflows in it as long as it may."""
-    monkeypatch.setattr("webui.engine.stock.choose_dtype", lambda _: torch.float16)
+    monkeypatch.setattr("webui.engine.stock.choose_dtype", lambda *_: torch.float16)
     engine = EngineManager(folder, Settings)
     engine.warm_up()
     dtypes, request = [], dataclasses.replace(REQUEST, steps=1)

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from webui.core.errors import UserError
 from webui.hardware import device, memory
+from webui.hardware.device import multiplies_bfloat16
 
 
 def test_the_first_cuda_device_is_taken_when_there_is_one(monkeypatch):
@@ -20,6 +22,40 @@ def test_the_cpu_is_taken_when_there_is_nothing_else(monkeypatch):
 @pytest.mark.parametrize(("kind", "dtype"), [("cpu", torch.float32), ("cuda", torch.float16), ("mps", torch.float16)])
 def test_precision_follows_the_device(kind, dtype):
     assert device.choose_dtype(torch.device(kind)) == dtype
+
+
+@pytest.mark.parametrize(("multiplies", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_processor_that_multiplies_bfloat16_computes_in_it(monkeypatch, multiplies, dtype):
+    monkeypatch.setattr(device, "multiplies_bfloat16", lambda: multiplies)
+    assert device.choose_dtype(torch.device("cpu")) == dtype
+    assert device.choose_pipeline_dtype(torch.device("cpu")) == dtype
+    assert device.choose_picture_dtype(torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_either_kind_of_instructions_is_enough(monkeypatch, amx):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not amx)
+    assert multiplies_bfloat16()
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert not multiplies_bfloat16()
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_a_precision_that_is_asked_for_is_taken(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: True)
+    card = torch.device("cuda")
+    assert device.choose_dtype(card, name) == device.choose_pipeline_dtype(card, name) == getattr(torch, name)
+
+
+def test_a_precision_that_the_device_lacks_is_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "GTX 1080")
+    with pytest.raises(UserError, match=r"no float16 to speak of; choose bfloat16"):
+        device.choose_dtype(torch.device("cpu"), "float16")
+    with pytest.raises(UserError, match=r"GTX 1080 does not compute in bfloat16; choose float16"):
+        device.choose_pipeline_dtype(torch.device("cuda"), "bfloat16")
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ def test_it_is_timed_once_for_each_dtype_and_kind(timed, tmp_path):
     assert timed["asked"] == [(torch.float16, False), (torch.float16, True), (torch.float32, False)]
 
 
+def test_on_the_cpu_bfloat16_lies_channels_last(timed):
+    choice = choose_layout(CPU, torch.bfloat16, RememberedChoices())
+    assert (choice.name, timed["asked"]) == (CHANNELS_LAST, [])
+
+
 def test_on_the_cpu_nothing_is_tried(timed):
     choice = choose_layout(CPU, torch.float32, RememberedChoices())
     assert (choice.name, timed["asked"]) == (USUAL, [])

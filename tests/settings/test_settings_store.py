@@ -39,6 +39,7 @@ def test_the_defaults_are_those_of_the_documentation():
         "video_memory_gib": 0,
         "attention": "auto",
         "compile": False,
+        "precision": "auto",
         "weights": "full",
         "fast_arithmetic": False,
         "video_memory_use": "auto",

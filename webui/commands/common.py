@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from webui.core.catalogue import WEIGHT_FORMATS
+from webui.core.catalogue import PRECISIONS, WEIGHT_FORMATS
 from webui.core.errors import AtelierError, DiskFull
 from webui.core.paths import REPOSITORY, Folders
 
@@ -58,6 +58,12 @@ def add_folders(parser: argparse.ArgumentParser, *, nested: bool = False) -> Non
         help="the most video memory to take",
     )
     group.add_argument(
+        "--precision",
+        default=default(""),
+        choices=PRECISIONS,
+        help="what networks compute in (auto: the fastest that the device is made for)",
+    )
+    group.add_argument(
         "--weights",
         default=default(""),
         choices=WEIGHT_FORMATS,
@@ -76,7 +82,8 @@ def _gibibytes(text: str) -> float:
 
 def engine_flags(chosen: argparse.Namespace) -> dict[str, Any]:
     """The flags that stand for settings of the engine, by the settings' names; what is empty was not given."""
-    return {name: getattr(chosen, name) for name in ("attention", "video_memory_use", "video_memory_gib", "weights")}
+    names = ("attention", "video_memory_use", "video_memory_gib", "precision", "weights")
+    return {name: getattr(chosen, name) for name in names}
 
 
 def folders_from(chosen: argparse.Namespace) -> Folders:

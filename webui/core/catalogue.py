@@ -60,6 +60,7 @@ ATTENTION_KERNELS = (
     "sdpa-math",
 )
 # How the denoising network's weights lie in memory, by the names that flags and settings know.
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 WEIGHT_FORMATS = ("full", "fp8", "int8", "nf4")
 
 BATCH_COUNT_RANGE = (1, 100)

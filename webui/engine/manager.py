@@ -21,6 +21,7 @@ from webui.core.hires import largest_size
 from webui.core.ports import Control, EngineStatus
 from webui.core.requests import DiffusionRequest, Img2Img, Request, Txt2Img, Upscale
 from webui.engine.ladder import NOTHING_SAVED, Economy, Remembered, offered
+from webui.hardware.environment import prepare_environment
 
 if TYPE_CHECKING:
     from webui.checkpoints.scan import CheckpointFolder
@@ -120,6 +121,7 @@ class EngineManager:
 
     def _open_workshop(self) -> Workshop:
         if self._workshop is None:
+            prepare_environment()
             # Here torch, diffusers and transformers are imported.
             from webui.engine.workshop import Workshop
 

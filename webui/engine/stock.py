@@ -51,6 +51,7 @@ from webui.hardware.attention.processor import head_sizes
 from webui.hardware.device import (
     choose_device,
     choose_dtype,
+    choose_picture_dtype,
     choose_pipeline_dtype,
     describe,
     set_fast_arithmetic,
@@ -120,16 +121,26 @@ class Stock:
         self._folder = folder
         self._settings = settings
         self.device = choose_device()
-        self.dtype = choose_dtype(self.device)
         self.device_name = describe(self.device)
         self.residents: Residents[Held] = Residents(self._main_memory_budget, lambda: give_back(self.device))
         self._unet_dtypes: dict[Hashable, torch.dtype] = {}  # of the UNets that overflowed in the usual one
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What networks compute in, by the settings; raises `UserError` where the device lacks it."""
+        return choose_dtype(self.device, self._settings().precision)
+
+    @property
+    def picture_dtype(self) -> torch.dtype:
+        """What networks from pixels to pixels compute in; raises as `dtype` does."""
+        return choose_picture_dtype(self.device, self._settings().precision)
 
     def checkpoint(self, request: DiffusionRequest) -> tuple[Path, Prepared]:
         """The request's checkpoint, and where it lies."""
         info = self._folder.checkpoint(request.checkpoint)
         path = self._folder.path(info.name)
-        unet_dtype = self._unet_dtypes.get(identity(path), self.dtype)
+        dtype = self.dtype
+        unet_dtype = self._unet_dtypes.get((identity(path), dtype), dtype)
         weights = self._weights()
         expected = self._expected_bytes(path, weights)
 
@@ -137,7 +148,7 @@ class Stock:
             loaded = load_checkpoint(
                 path,
                 info,
-                dtype=self.dtype,
+                dtype=dtype,
                 device=self._home(expected),
                 conversions=self._folder.conversions,
                 unet_dtype=unet_dtype,
@@ -149,11 +160,11 @@ class Stock:
             beside = {} if loaded.depth is None else {"depth_estimator": ModulePart.of(loaded.depth)}
             return Resident(name=info.name, parts={**parts, **beside}, model=prepared)
 
-        return path, self._get(Prepared, (*identity(path), unet_dtype, weights), load, expected_bytes=expected)
+        return path, self._get(Prepared, (*identity(path), dtype, unet_dtype, weights), load, expected_bytes=expected)
 
     def vae(self, request: DiffusionRequest, checkpoint_path: Path, prepared: Prepared) -> PreparedVae:
         """The VAE that request and settings choose for the checkpoint."""
-        own = prepared.checkpoint.vae
+        own, dtype = prepared.checkpoint.vae, self.dtype
         path = self._folder.vae_path(request.vae, checkpoint=checkpoint_path, preferred=self._settings().vae)
         if path is None:
             return PreparedVae(vae=own, part=prepared.parts["vae"], heads=frozenset(head_sizes(own)))
@@ -162,7 +173,7 @@ class Stock:
             vae = load_vae(
                 path,
                 prepared.checkpoint,
-                dtype=self.dtype,
+                dtype=dtype,
                 device=self._home(path.stat().st_size),
                 conversions=self._folder.conversions,
             )
@@ -171,18 +182,19 @@ class Stock:
             return Resident(name=path.name, parts={"vae": part}, model=loaded)
 
         # Checkpoints of one architecture share the module; one that does not fit another is loaded, and refused, anew.
-        key = (*identity(path), prepared.checkpoint.family, str(own.config["block_out_channels"]))
+        key = (*identity(path), dtype, prepared.checkpoint.family, str(own.config["block_out_channels"]))
         return self._get(PreparedVae, key, load, expected_bytes=path.stat().st_size)
 
     def pipeline(self, path: Path, info: CheckpointInfo) -> PreparedPipeline:
         """The pipeline of diffusers' in the folder or file `path`, loaded if need be."""
         weights = self._weights()
+        dtype = choose_pipeline_dtype(self.device, self._settings().precision)
 
         def load() -> Resident[Held]:
             loaded = load_pipeline(
                 path,
                 info,
-                dtype=choose_pipeline_dtype(self.device),
+                dtype=dtype,
                 models=self._folder.models,
                 conversions=self._folder.conversions,
                 weights=weights,
@@ -191,7 +203,7 @@ class Stock:
             return Resident(name=info.name, parts=parts, model=PreparedPipeline(checkpoint=loaded, parts=parts))
 
         files = pipeline_files(path, self._folder.models)
-        key = (*map(identity, files), weights)
+        key = (*map(identity, files), dtype, weights)
         expected = sum(self._expected_bytes(file, weights) for file in files)
         return self._get(PreparedPipeline, key, load, expected_bytes=expected)
 
@@ -203,7 +215,7 @@ class Stock:
             return Resident(name=path.stem, parts={"network": FixedPart(network.weight_bytes)}, model=network)
 
         with self.residents.turn(beside_last=True):
-            return self._get(kind, identity(path), resident, expected_bytes=_weight_bytes(path))
+            return self._get(kind, (*identity(path), self.picture_dtype), resident, expected_bytes=_weight_bytes(path))
 
     def widen_unet(self, request: DiffusionRequest) -> str:
         """Has the UNet of the request's checkpoint in the next wider precision from now on.
@@ -212,10 +224,11 @@ class Stock:
         do not come back.
         """
         path = self._folder.path(self._folder.checkpoint(request.checkpoint).name)
-        wider = wider_dtype(self._unet_dtypes.get(identity(path), self.dtype), self.device)
+        file = (identity(path), self.dtype)
+        wider = wider_dtype(self._unet_dtypes.get(file, self.dtype), self.device)
         if wider is None:
             return ""
-        self._unet_dtypes[identity(path)] = wider
+        self._unet_dtypes[file] = wider
         return str(wider).removeprefix("torch.")
 
     def _weights(self) -> str:

@@ -133,7 +133,7 @@ class Workshop:
         with patched(checkpoint.unet, for_unet), patched(checkpoint.vae, for_vae):
             yield Bench(
                 checkpoint=checkpoint,
-                weights=str(identity(path)),
+                weights=f"{identity(path)} in {self.stock.dtype}",
                 model_hash=model_hash,
                 device=self.stock.device,
                 attention=for_unet.name,
@@ -288,19 +288,23 @@ class Workshop:
         path = find_preview_decoder(self._folder.models, checkpoint.info.name, family)
         if path is not None:
             try:
-                return self._preview_decoder(identity(path))
+                return self._preview_decoder(*identity(path), self.stock.dtype)
             except UnsupportedModel as error:
                 logger.warning("Previews go without their decoder: %s", error)
         return None if checkpoint.latent_to_rgb is None else by_colours(checkpoint.latent_to_rgb)
 
-    def _load_preview_decoder(self, identity: tuple[Path, int]) -> Render:
-        return by_decoder(load_preview_decoder(identity[0], device=self.stock.device, dtype=self.stock.dtype))
+    def _load_preview_decoder(self, path: Path, _changed: int, dtype: torch.dtype) -> Render:
+        return by_decoder(load_preview_decoder(path, device=self.stock.device, dtype=dtype))
 
     def upscaler(self, name: str) -> UpscalerNetwork:
         """The upscaler network of that name; raises `UpscalerNotFound` or `UnsupportedModel`."""
         path = self._folder.upscaler_path(name)
         return self.stock.network(
-            UpscalerNetwork, path, lambda: load_upscaler(path, self.stock.device, conversions=self._folder.conversions)
+            UpscalerNetwork,
+            path,
+            lambda: load_upscaler(
+                path, self.stock.device, dtype=self.stock.picture_dtype, conversions=self._folder.conversions
+            ),
         )
 
     def enlarger(self, name: str, wish: Upscale = TILES) -> Upscaler:
@@ -361,8 +365,7 @@ class Workshop:
     # --- attention, and how feature maps lie
 
     def _lay(self, network: UNet2DConditionModel | AutoencoderKL, *, compiled: bool) -> None:
-        if self.stock.device.type == "cuda":
-            lay(network, choose_layout(self.stock.device, network.dtype, self._remembered, compiled=compiled))
+        lay(network, choose_layout(self.stock.device, network.dtype, self._remembered, compiled=compiled))
 
     def _choose(
         self, sizes: frozenset[int], dtypes: tuple[torch.dtype, ...], request: DiffusionRequest, wish: str

@@ -1,7 +1,8 @@
 """In which order a network's pictures lie in memory: channel by channel, or (channels last) pixel by pixel.
 
 Owns the trial that decides it on a card, which is remembered like the choices of attention. On the CPU there is nothing
-to try: an SD 1.5 UNet took 12% (256 × 256 pixels) to 22% (128 × 128) more processor time with channels last.
+to try: in float32 an SD 1.5 UNet took 12% (256 × 256 pixels) to 22% (128 × 128) more processor time with channels last,
+in bfloat16 a quarter less, and its VAE two fifths less.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def choose_layout(
     What is timed is a convolution after a norm, as networks repeat them; where they run `compiled`, the convolution
     alone, for norms then take either order.
     """
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        return Choice(name=CHANNELS_LAST)
     if device.type != "cuda":
         return Choice(name=USUAL, refused={CHANNELS_LAST: f"it was not found faster on {device.type}"})
     key = f"layout on {describe(device)}, {str(dtype).removeprefix('torch.')}{', compiled' if compiled else ''}"

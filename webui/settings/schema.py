@@ -47,6 +47,9 @@ class Settings(BaseModel):
         default="auto",
         description="What stays in video memory: what fits, or only what is at work, or (lowvram) a few layers of it.",
     )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="What networks compute in; auto takes the fastest that the device is made for."
+    )
     weights: Literal["full", "fp8", "int8", "nf4"] = Field(
         default="full",
         description="How the network's weights lie in memory: in the precision it computes in, or in fewer bits.",

@@ -92,14 +92,12 @@ def test_networks_that_are_no_upscalers_are_refused(written, monkeypatch, found,
         load_upscaler(file, CPU)
 
 
-def test_half_precision_gives_way_where_it_overflows(compact_file, monkeypatch, smooth_picture):
+def test_half_precision_gives_way_where_it_overflows(compact_file, smooth_picture):
     # Half precision is for graphics cards; here the CPU stands in for one.
-    monkeypatch.setattr("webui.engine.upscale.network.choose_dtype", lambda _: torch.float16)
-    network = load_upscaler(compact_file, CPU)
+    network = load_upscaler(compact_file, CPU, dtype=torch.float16)
     weights = network.model.model.body[0].weight
     pixels = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     exact = load_upscaler(compact_file, CPU)
-    exact.model.float()
 
     torch.testing.assert_close(network.run(pixels), exact.run(pixels), atol=0.01, rtol=0)  # 10 bits of each number
     assert network.dtype == torch.float16
@@ -117,9 +115,8 @@ def test_half_precision_gives_way_where_it_overflows(compact_file, monkeypatch, 
     assert made.size == (40, 40)
 
 
-def test_architectures_that_need_full_precision_keep_it(written, monkeypatch):
-    monkeypatch.setattr("webui.engine.upscale.network.choose_dtype", lambda _: torch.float16)
-    assert load_upscaler(written(*ARCHITECTURES[3][:3]), CPU).dtype == torch.float32
+def test_architectures_that_need_full_precision_keep_it(written):
+    assert load_upscaler(written(*ARCHITECTURES[3][:3]), CPU, dtype=torch.float16).dtype == torch.float32
 
 
 def test_a_pickle_that_wants_to_run_something_is_refused(tmp_path):

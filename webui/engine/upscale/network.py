@@ -13,7 +13,6 @@ from torch import Tensor
 from webui.checkpoints.weights import open_weights
 from webui.core.errors import UnsupportedModel, UserError
 from webui.hardware import torchvision_operators
-from webui.hardware.device import choose_dtype
 
 if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor
@@ -76,11 +75,14 @@ class UpscalerNetwork:
         return made.float().cpu()
 
 
-def load_upscaler(path: Path, device: torch.device, *, conversions: Path | None = None) -> UpscalerNetwork:
+def load_upscaler(
+    path: Path, device: torch.device, *, dtype: torch.dtype = torch.float32, conversions: Path | None = None
+) -> UpscalerNetwork:
     """The network in `path` on `device`; see `webui.checkpoints.weights` for `conversions`.
 
-    In half precision on a graphics card, where spandrel says that the architecture bears it. Raises `UnsupportedModel`
-    for damaged files, unknown architectures, and networks that do not make whole pictures of RGB or grey.
+    It works in `dtype`, float32 or float16, where spandrel says that the architecture bears the latter. Raises
+    `UnsupportedModel` for damaged files, unknown architectures, and networks that do not make whole pictures of RGB or
+    grey.
     """
     torchvision_operators.declare()
     from spandrel import ModelLoader, ModelTiling, UnsupportedModelError
@@ -94,7 +96,7 @@ def load_upscaler(path: Path, device: torch.device, *, conversions: Path | None 
     model = _require_pictures(model, path)
     model.eval()
     if model.supports_half:
-        model.to(choose_dtype(device))
+        model.to(dtype)
     if model.architecture.id in _CHANNELS_LAST:
         model.model.to(memory_format=torch.channels_last)
     return UpscalerNetwork(

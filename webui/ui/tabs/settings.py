@@ -29,6 +29,12 @@ _MEMORY_USE = (
     ("Only what is at work (medvram)", "medvram"),
     ("Only some layers of what is at work (lowvram)", "lowvram"),
 )
+_PRECISION = (
+    ("Automatic: the fastest that this machine is made for", "auto"),
+    ("float32, the exact one", "float32"),
+    ("bfloat16", "bfloat16"),
+    ("float16, for graphics cards", "float16"),
+)
 _WEIGHTS = (
     ("As it computes", "full"),
     ("fp8, half the size", "fp8"),
@@ -49,6 +55,12 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
         label="VAE",
         info="For checkpoints without a VAE beside them, where a request leaves it open.",
         elem_id="setting_vae",
+    )
+    precision = gr.Dropdown(
+        list(_PRECISION),
+        label="Precision",
+        info="What networks compute in. Half the bits take half the memory; a network that overflows gets more.",
+        elem_id="setting_precision",
     )
     compiling = gr.Checkbox(
         label="Compile",
@@ -82,7 +94,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
     )
     save = gr.Button("Save settings", variant="primary", elem_id="settings_save")
     fields: list[Component] = [
-        *(attention, previews, rate, vae, compiling, fast),
+        *(attention, previews, rate, vae, precision, compiling, fast),
         *(main_memory, video_memory, memory_use, weights),
     ]
 
@@ -98,6 +110,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
             now.previews,
             now.previews_per_second,
             gr.Dropdown(choices=vaes, value=now.vae),
+            now.precision,
             now.compile,
             now.fast_arithmetic,
             now.model_memory_gib,
@@ -111,6 +124,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
         previews: bool,
         rate: object,
         vae: str,
+        precision: str,
         compiling: bool,
         fast: bool,
         main_memory: object,
@@ -123,6 +137,7 @@ def build_settings(page: gr.Blocks, services: Services) -> None:
             previews=previews,
             previews_per_second=number("Previews per second", rate),
             vae=vae,
+            precision=precision,
             compile=compiling,
             fast_arithmetic=fast,
             model_memory_gib=number("Main memory", main_memory),

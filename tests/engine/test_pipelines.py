@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from webui.engine import stock as stock_module
 from webui.engine import workshop as workshop_module
 from webui.engine.manager import EngineManager
 from webui.engine.pipeline_placement import pipeline_at_work
+from webui.engine.pipeline_previews import Forming
 from webui.engine.pipelines import _arguments, in_steps
 from webui.engine.workshop import Workshop
 from webui.settings.schema import Settings
@@ -254,6 +256,28 @@ def test_previews_show_the_picture_forming(name, engine):
     other = of(ImageReady, run(engine, dataclasses.replace(REQUEST, checkpoint=name, seed=8)))[0].image
     assert min(likeness) > 0.5
     assert abs(alike(shown[-1], other)) < 0.2
+
+
+def test_noise_levels_are_brought_from_a_card_once_a_call():
+    asked = []
+
+    class Sigmas:
+        """On a card, whose work each question waits for."""
+
+        def tolist(self):
+            asked.append(1)
+            return [1.0, 0.5, 0.0]
+
+        def __getitem__(self, _index):
+            raise AssertionError("a level by itself makes the host wait at each step")
+
+    config = {"stochastic_sampling": False}
+    scheduler = type("FlowMatchEulerDiscreteScheduler", (), {"sigmas": Sigmas(), "config": config})()
+    forming = Forming(SimpleNamespace(components={"scheduler": scheduler}), lambda _: _, width=8, height=8)
+    assert [forming.sigma(index) for index in (0, 1, 2, 3)] == [1.0, 0.5, 0.0, 0.0]
+    for index in (0, 1):
+        forming.preview(index, torch.zeros(1, 4, 8, 8))
+    assert asked == [1]
 
 
 def alike(preview, picture):

@@ -1,9 +1,12 @@
 """Weights that visit a device. There is none here, so the CPU stands in for it, and what is moved is watched."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
+from webui.core.requests import Extras
 from webui.engine import placement
 from webui.engine.placement import CPU, ModulePart, bring, bytes_on_device, copied, placed
 from webui.engine.plan import Place
@@ -62,6 +65,27 @@ def test_a_visitor_works_with_copies_and_has_its_own_weights_back(network, moves
         assert torch.equal(network(INPUT), expected)
     assert pointers(network) == before
     assert moves.now == 0
+
+
+@torch.inference_mode()
+def test_a_visitor_that_was_widened_keeps_to_it(network, moves):
+    """As a VAE that overflows in half precision does: the next picture should not overflow again."""
+    with torch.inference_mode(False):
+        network.half()
+    with copied(network, CPU), torch.inference_mode(False):
+        network.float()
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+    assert torch.isfinite(network(INPUT)).all()
+
+
+def test_a_vae_comes_whole_where_its_weights_fit(bench, tiny, monkeypatch):
+    came = []
+    monkeypatch.setattr(placement, "free_bytes", lambda _device: placement.weight_bytes(tiny.vae))
+    monkeypatch.setattr(placement, "copied", _noted(came, "whole"))
+    monkeypatch.setattr(placement, "streamed", _noted(came, "by layers"))
+    with dataclasses.replace(bench, device=torch.device("meta")).vae_at_work(Extras(), "decode"):
+        pass
+    assert came == ["whole"]
 
 
 @pytest.mark.parametrize("free", [10**9, 10], ids=["whole", "by layers"])

@@ -84,5 +84,6 @@ class Bench:
     def vae_at_work(self, extras: Extras, phase: str) -> Iterator[None]:
         """Within the block the VAE is on the device and works as `extras` asks; the time counts towards `phase`."""
         vae = self.checkpoint.vae
-        with self.phases(phase), placed(vae, self.device), patched_vae(vae, extras):
+        # It comes whole wherever its weights fit: beside them it works in tiles that are as large as there is room for.
+        with self.phases(phase), placed(vae, self.device, working_bytes=0), patched_vae(vae, extras):
             yield

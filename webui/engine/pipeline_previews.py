@@ -29,6 +29,17 @@ class Forming:
         self._render = render
         self._size = (width, height)
         self._before: Tensor | None = None
+        self._sigmas: list[float] | None = None
+
+    def sigma(self, index: int) -> float:
+        """The noise level that step `index` begins at, 0 where the scheduler knows none.
+
+        They lie on the card, and are brought from there once a call: the host waits for its work whenever it asks.
+        """
+        if self._sigmas is None:
+            sigmas = getattr(self._pipeline.components["scheduler"], "sigmas", None)
+            self._sigmas = [] if sigmas is None else [float(sigma) for sigma in sigmas.tolist()]
+        return self._sigmas[index] if index < len(self._sigmas) else 0.0
 
     def preview(self, index: int, latents: object) -> Callable[[], bytes] | None:
         """How the picture looks after the step `index` (from 0) that made `latents`; None where that cannot be told."""
@@ -44,8 +55,8 @@ class Forming:
         scheduler = self._pipeline.components["scheduler"]
         if type(scheduler).__name__ != _EULER or scheduler.config["stochastic_sampling"]:
             return latents
-        sigma = float(scheduler.sigmas[index + 1])
-        step = sigma - float(scheduler.sigmas[index])
+        sigma = self.sigma(index + 1)
+        step = sigma - self.sigma(index)
         if sigma == 0 or step == 0:
             return latents
         return None if before is None else latents - (latents - before) * (sigma / step)

@@ -199,11 +199,11 @@ def _walk(
         forming = Forming(pipeline, bench.render, width=arguments["width"], height=arguments["height"])
 
         def at_step_end(_pipeline: object, index: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
-            report((*_progress(pipeline, index), forming.preview(index, tensors.get("latents"))))
+            report((*_progress(pipeline, forming, index), forming.preview(index, tensors.get("latents"))))
             return tensors
 
         def at_step(index: int, _timestep: object, latents: object) -> None:
-            report((*_progress(pipeline, index), forming.preview(index, latents)))
+            report((*_progress(pipeline, forming, index), forming.preview(index, latents)))
 
         modern = "callback_on_step_end" in known
         callback = {"callback_on_step_end": at_step_end} if modern else {"callback": at_step}
@@ -229,12 +229,10 @@ def _walk(
             return None
 
 
-def _progress(pipeline: DiffusionPipeline, index: int) -> tuple[int, int, float]:
+def _progress(pipeline: DiffusionPipeline, forming: Forming, index: int) -> tuple[int, int, float]:
     """Which evaluation is done, of how many, and the noise level that it began at (0 where there is no such thing)."""
-    scheduler = pipeline.components["scheduler"]
-    sigmas = getattr(scheduler, "sigmas", None)
-    sigma = float(sigmas[index]) if sigmas is not None and index < len(sigmas) else 0.0
-    return index, max(len(scheduler.timesteps), index + 1), sigma
+    count = len(pipeline.components["scheduler"].timesteps)
+    return index, max(count, index + 1), forming.sigma(index)
 
 
 def in_steps(work: Callable[[Callable[[Report], None]], Result]) -> Generator[Report, None, Result]:

@@ -69,7 +69,8 @@ def placed(
     """`module`, whose weights are all in one place, at work on `device` inside the block.
 
     If it waits in main memory, copies of its weights go to the device: all of them where they fit beside
-    `working_bytes`, else, or where `place` says so, group by group. What is done to the copies is gone after the block.
+    `working_bytes`, else, or where `place` says so, group by group. What is done to the copies is gone after the block,
+    but for another dtype.
     """
     if weight_of(module).device == device:
         yield
@@ -82,7 +83,10 @@ def placed(
 
 @contextmanager
 def copied(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Copies of all weights and buffers of `module` on `device` inside the block, the originals after it."""
+    """Copies of all weights and buffers of `module` on `device` inside the block, the originals after it.
+
+    Weights that were given another dtype inside it keep that.
+    """
     originals = _to_device(itertools.chain(module.parameters(), module.buffers()), device)
     try:
         yield
@@ -108,7 +112,8 @@ def _to_device(tensors: Iterator[Tensor], device: torch.device) -> list[tuple[Te
 
 def _put_back(originals: list[tuple[Tensor, Tensor]]) -> None:
     for tensor, data in originals:
-        tensor.data = data
+        widened = tensor.dtype != data.dtype  # as a VAE is that overflowed
+        tensor.data = tensor.data.to(data.device) if widened else data
 
 
 def bytes_on_device(parts: Iterable[ModulePart]) -> int:

@@ -1,6 +1,7 @@
 """Pictures through the engine beside the bare networks and diffusers' own pipeline: it/s, seconds and peak memory.
 
-    .venv/bin/python benchmarks/throughput.py [--case sd15-256 …] [--rounds 3] [--steps N] [--compiled] [--json]
+    .venv/bin/python benchmarks/throughput.py [--case sd15-256 …] [--rounds 3] [--steps N] [--precision P] [--compiled]
+        [--json]
 
 Every side is a process of its own, so that each has its own peak of memory, and all take turns: one picture (or batch)
 a side and round, in changing order, after one that warms up. They read one diffusers folder of random weights in the
@@ -8,7 +9,8 @@ published shapes. *engine* is `EngineManager.generate`; *floor* is the text enco
 the batch and one VAE decode by the engine's own modules and attention, on inputs made beforehand; *diffusers* is its
 pipeline with the same sampler and torch's fused attention; *compiled* is the same with its UNet's repeated blocks
 compiled. it/s count the steps alone, seconds the whole picture, both as medians; peak memory is the card's on CUDA,
-else the process's. Without a card the default is one case that a small machine can hold.
+else the process's. All compute in one precision: what the setting "auto" takes, or what is asked for. Without a card
+the default is one case that a small machine can hold.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from webui.core.catalogue import PRECISIONS  # noqa: E402
+
 PROMPT = "a lighthouse on a cliff at dusk"
 CFG_SCALE = 7.0
 SAMPLER = "DPM++ 2M"
@@ -37,12 +41,13 @@ SAMPLER = "DPM++ 2M"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is drawn: the shapes of the weights, the picture's side in pixels, pictures at once, steps."""
+    """What is drawn: the shapes of the weights, the picture's side in pixels, pictures at once, steps, precision."""
 
     shapes: str
     side: int
     batch: int
     steps: int
+    precision: str = "auto"
 
 
 CASES = {
@@ -171,7 +176,7 @@ def engine_side(folder: Path, case: Case) -> Draw:
     from webui.engine.manager import EngineManager
     from webui.settings.schema import Settings
 
-    engine = EngineManager(CheckpointFolder(folder), Settings)
+    engine = EngineManager(CheckpointFolder(folder), lambda: Settings(precision=case.precision))
     request = Txt2Img(
         prompt=PROMPT, checkpoint=case.shapes, sampler=SAMPLER, steps=case.steps, width=case.side, height=case.side,
         cfg_scale=CFG_SCALE, batch_size=case.batch, seed=1,
@@ -189,7 +194,10 @@ def engine_side(folder: Path, case: Case) -> Draw:
 
 
 def floor_side(folder: Path, case: Case) -> Draw:
-    """The engine's modules, called and nothing else."""
+    """The engine's modules, in the environment that it prepares for them, called and nothing else."""
+    from webui.hardware.environment import prepare_environment
+
+    prepare_environment()
     import torch
 
     from webui.checkpoints.hash import ModelHashes
@@ -198,7 +206,7 @@ def floor_side(folder: Path, case: Case) -> Draw:
     from webui.engine.workshop import Workshop
     from webui.settings.schema import Settings
 
-    workshop = Workshop(CheckpointFolder(folder), Settings, ModelHashes())
+    workshop = Workshop(CheckpointFolder(folder), lambda: Settings(precision=case.precision), ModelHashes())
     request = Txt2Img(checkpoint=case.shapes, width=case.side, height=case.side, batch_size=case.batch)
 
     @torch.inference_mode()
@@ -250,7 +258,9 @@ def diffusers_side(folder: Path, case: Case, *, compiled: bool = False) -> Draw:
     transformers_logging.disable_progress_bar()
     device = choose_device()
     pipeline: Any = DiffusionPipeline.from_pretrained(
-        str(folder / "Stable-diffusion" / case.shapes), dtype=choose_dtype(device), local_files_only=True
+        str(folder / "Stable-diffusion" / case.shapes),
+        dtype=choose_dtype(device, case.precision),
+        local_files_only=True,
     ).to(device)
     pipeline.set_progress_bar_config(disable=True)
     if compiled:
@@ -316,11 +326,14 @@ def peak_mb() -> float:
 class Side:
     """One side's process."""
 
-    def __init__(self, name: str, folder: Path, case_name: str, steps: int) -> None:
+    def __init__(self, name: str, folder: Path, case_name: str, case: Case) -> None:
         self.name = name
         command = [sys.executable, __file__, "--worker", name, "--folder", str(folder), "--case", case_name]
         self._process = subprocess.Popen(
-            [*command, "--steps", str(steps)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, "--steps", str(case.steps), "--precision", case.precision],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.draws: list[dict[str, float]] = []
 
@@ -346,7 +359,7 @@ def measure(folder: Path, case_name: str, case: Case, names: list[str], rounds: 
     place = folder / "Stable-diffusion" / case.shapes
     if not place.exists():
         write_random_folder(place, case.shapes)
-    sides = [Side(name, folder, case_name, case.steps) for name in names]
+    sides = [Side(name, folder, case_name, case) for name in names]
     try:
         for number in range(rounds + 1):
             for side in sides[number % len(sides) :] + sides[: number % len(sides)]:
@@ -356,7 +369,7 @@ def measure(folder: Path, case_name: str, case: Case, names: list[str], rounds: 
     finally:
         for side in sides:
             side.close()
-    rows: dict[str, Any] = {"case": case_name, "steps": case.steps, "batch": case.batch}
+    rows: dict[str, Any] = {"case": case_name, "steps": case.steps, "batch": case.batch, "precision": case.precision}
     for side in sides:
         steps_s = statistics.median(draw["steps_s"] for draw in side.draws)
         rows[side.name] = {
@@ -377,6 +390,7 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=CASES, help="may be repeated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=0, help="instead of the case's own")
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS)
     parser.add_argument("--side", action="append", choices=SIDES, help="beside the engine; default: floor, diffusers")
     parser.add_argument("--compiled", action="store_true", help="with compiled diffusers, which warms up for minutes")
     parser.add_argument("--folder", type=Path, help="where to keep the weights (default: a temporary folder)")
@@ -385,7 +399,7 @@ def main() -> None:
     options = parser.parse_args()
 
     def case_of(name: str) -> Case:
-        return dataclasses.replace(CASES[name], steps=options.steps or CASES[name].steps)
+        return dataclasses.replace(CASES[name], steps=options.steps or CASES[name].steps, precision=options.precision)
 
     if options.worker:
         work(options.worker, options.folder, case_of(options.case[0]))
@@ -400,7 +414,7 @@ def main() -> None:
             names = ["engine", *(side for side in beside if side != "engine")]
             result = measure(options.folder or Path(temporary), name, case_of(name), names, options.rounds)
             results.append(result)
-            print(f"{name}, {result['steps']} steps, batch {result['batch']}")
+            print(f"{name}, {result['steps']} steps, batch {result['batch']}, precision {result['precision']}")
             print(f"{'side':<12}{'it/s':>9}{'seconds':>10}{'peak MB':>10}{'engine over it':>17}")
             for side in names:
                 row = result[side]

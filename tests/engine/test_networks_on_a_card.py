@@ -79,15 +79,20 @@ def test_a_network_that_comes_layer_by_layer_is_not_compiled(tmp_path, monkeypat
     assert words in "".join(notices)
 
 
-def test_on_a_card_networks_lie_as_the_trial_says(tmp_path, monkeypatch):
+def test_networks_lie_as_the_trial_for_their_device_says(tmp_path, monkeypatch):
+    asked = []
     workshop = Workshop(CheckpointFolder(tmp_path), Settings, SimpleNamespace(spec=ModelHashes))
+    workshop.stock.device = torch.device("cuda", 0)
     network = torch.nn.Conv2d(2, 2, 3)
     network.dtype = torch.float32
-    monkeypatch.setattr(workshop_module, "choose_layout", lambda *_, compiled: Choice(name=CHANNELS_LAST))
-    workshop._lay(network, compiled=False)
-    assert network.weight.is_contiguous()
-    workshop.stock.device = torch.device("cuda", 0)
-    workshop._lay(network, compiled=False)
+
+    def choose(device, dtype, _remembered, *, compiled):
+        asked.append((device, dtype, compiled))
+        return Choice(name=CHANNELS_LAST)
+
+    monkeypatch.setattr(workshop_module, "choose_layout", choose)
+    workshop._lay(network, compiled=True)
+    assert asked == [(workshop.stock.device, torch.float32, True)]
     assert network.weight.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -1,6 +1,6 @@
 """What each sampler costs beside the network, how fast its error falls, and what it paints.
 
-    .venv/bin/python benchmarks/samplers.py                          cost per step over the bare UNet; the error plot
+    .venv/bin/python benchmarks/samplers.py [--json]                 cost per step over the bare UNet; the error plot
     .venv/bin/python benchmarks/samplers.py --sheet docs/samplers.jpg --prompt "…"
                                                                      one picture for each sampler and schedule type
 
@@ -14,6 +14,7 @@ eta 0, where some of them are the same rule); the truth is Heun's rule in 4,000 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import sys
@@ -252,6 +253,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--plot", type=Path, default=Path("samplers-error.png"), help="where the error plot goes")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON in place of the table")
     parser.add_argument("--sheet", type=Path, help="where the contact sheet goes; then nothing is measured")
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="the models folder, for the sheet")
     parser.add_argument("--model", default="", help="the checkpoint's name, for the sheet; the default one if left out")
@@ -272,11 +274,19 @@ def main() -> None:
             thumbnail=options.thumbnail,
         )
         return
-    print(f"{'sampler':<20}{'calls a step':>14}{'time over the UNet':>24}")
+    if not options.json:
+        print(f"{'sampler':<20}{'calls a step':>14}{'time over the UNet':>24}")
+    rows: dict[str, dict[str, float]] = {}
     for name, calls, ratio in costs(options.samplers, options.steps, options.rounds):
-        print(f"{name:<20}{calls:>14.2f}{ratio:>24.3f}", flush=True)
-    plot(errors(), options.plot)
-    print(f"The errors are drawn in {options.plot}.")
+        rows[name] = {"calls_a_step": round(calls, 3), "time_over_the_unet": round(ratio, 4)}
+        if not options.json:
+            print(f"{name:<20}{calls:>14.2f}{ratio:>24.3f}", flush=True)
+    curves = errors()
+    plot(curves, options.plot)
+    if options.json:
+        print(json.dumps({"steps": options.steps, "costs": rows, "errors": curves}))
+    else:
+        print(f"The errors are drawn in {options.plot}.")
 
 
 if __name__ == "__main__":

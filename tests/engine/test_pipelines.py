@@ -23,6 +23,7 @@ from webui.core.requests import Generation, Img2Img, Txt2Img
 from webui.engine import placement
 from webui.engine import stock as stock_module
 from webui.engine import workshop as workshop_module
+from webui.engine.ladder import Economy, Rung
 from webui.engine.manager import EngineManager
 from webui.engine.pipeline_placement import pipeline_at_work
 from webui.engine.pipeline_previews import Forming
@@ -456,10 +457,11 @@ def test_a_pipelines_vae_works_in_tiles_where_a_card_is_small(with_card):
         vae = bench.checkpoint.modules["vae"]
         assert vae.use_tiling
         assert (vae.tile_sample_min_size, vae.tile_latent_min_size) == (512, 512)
-    card, _ = with_card(2**40)
-    workshop.stock._settings = Settings
+    with_card(2**40)
     with workshop.pipeline_bench(REQUEST) as bench:
         assert not bench.checkpoint.modules["vae"].use_tiling
+    with workshop.pipeline_bench(REQUEST, economy=Economy(frozenset({Rung.OFFLOAD}))) as bench:
+        assert bench.checkpoint.modules["vae"].use_tiling
 
 
 @pytest.mark.parametrize(

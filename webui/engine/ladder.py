@@ -79,7 +79,7 @@ NOTHING_SAVED = Economy()
 def offered(request: DiffusionRequest, *, offload: bool, pipeline: bool = False) -> frozenset[Rung]:
     """The measures that change anything for `request`; `offload` where the device has a memory of its own.
 
-    A `pipeline` of diffusers' runs as it is, wherever its weights wait.
+    A `pipeline` of diffusers' knows caches and weights that wait, with which its VAE works in tiles.
     """
     useless = {Rung.SINGLY} if request.batch_size == 1 else set[Rung]()
     if pipeline:

@@ -302,9 +302,13 @@ class Stock:
     def arrange_pipeline(
         self, prepared: PreparedPipeline, request: DiffusionRequest, economy: Economy
     ) -> dict[str, Place]:
-        """As `arrange`, for the components of a pipeline; its VAE works in tiles where it has to."""
+        """As `arrange`, for the components of a pipeline.
+
+        Its VAE works in tiles where it has to, and where the last measure is taken: nothing tells in which of its
+        phases a pipeline ran out of memory.
+        """
         places, economy = self.arrange(prepared.parts, request, economy)
-        tile = VAE_TILE if Rung.TILED in economy else None
+        tile = VAE_TILE if {Rung.TILED, Rung.OFFLOAD} & economy.rungs else None
         set_tiled((part.module for part in prepared.parts.values()), tile=tile)
         return places
 

@@ -2,6 +2,12 @@
 (() => {
   const restored = new Set();
 
+  // On a phone the tabs are wider than the window.
+  const keepOpenTabInSight = () => requestAnimationFrame(() => {
+    const open = document.querySelector("#tabs [role='tab'][aria-selected='true']");
+    open?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  });
+
   window.atelier = {
     // Until a form's old values are back, changes come from the page being built and are not worth keeping.
     formToSave(tab, names, memory, values) {
@@ -16,6 +22,7 @@
     },
     tabIsRestored() {
       restored.add("tabs");
+      keepOpenTabInSight();
     },
     // The line below the section More: which of its fields differ from the defaults, and to what.
     whatDiffers(labels, defaults, values) {

@@ -45,6 +45,7 @@ from webui.engine.loopback import loopback
 from webui.engine.passes import make_pass
 from webui.engine.sd_upscale import sd_upscale
 from webui.engine.upscale.diffusion import upscale_by_diffusion
+from webui.hardware.low_bits import FORMATS, pack_weights
 
 CARD = torch.device("meta")
 CPU = torch.device("cpu")
@@ -240,6 +241,14 @@ def test_models_that_see_more_are_those_of_the_cpu(kind, channels, request_, ben
     depth = depth_network() if kind == "depth" else None
     checkpoint = other_input(tiny, diffusers, channels, input=kind, depth=depth)
     check(request_, dataclasses.replace(bench, checkpoint=checkpoint), card, on_card(checkpoint))
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+def test_networks_in_few_bits_are_those_of_the_cpu(weights, bench, card, tiny):
+    checkpoint = dataclasses.replace(tiny, unet=copy.deepcopy(tiny.unet))
+    pack_weights(checkpoint.unet, weights)
+    request = Txt2Img(prompt="a cat", seed=3, steps=1, **SIZE)
+    check(request, dataclasses.replace(bench, checkpoint=checkpoint), card, on_card(checkpoint))
 
 
 def depth_network():

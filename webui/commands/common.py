@@ -67,7 +67,8 @@ def add_folders(parser: argparse.ArgumentParser, *, nested: bool = False) -> Non
         "--weights",
         default=default(""),
         choices=WEIGHT_FORMATS,
-        help="how the network's weights lie in memory: as it computes (full), or in fewer bits",
+        help="how weights of the network and of T5 lie in memory: as they compute, GGUF's as in their file (full), or"
+        " in fewer bits",
     )
     group.add_argument("--log-level", default=default("info"), choices=("debug", "info", "warning", "error"))
 

@@ -52,8 +52,8 @@ class Settings(BaseModel):
     )
     weights: Literal["full", "fp8", "int8", "nf4"] = Field(
         default="full",
-        description="How weights of the network and of T5 lie in memory: in the precision that is computed in (GGUF's as"
-        " in their file), or in fewer bits.",
+        description="How weights of the network and of T5 lie in memory: in the precision that is computed in (GGUF's"
+        " as in their file), or in fewer bits.",
     )
     compile: bool = Field(
         default=False, description="Compile the UNet: the first picture of a size waits for it, later ones are faster."

@@ -21,8 +21,8 @@ from webui.core.errors import UserError
 from webui.core.geometry import Size
 from webui.core.paths import Folders
 from webui.engine.bench import VAE_TILE
+from webui.engine.card import GIB
 from webui.engine.plan import NETWORKS, Bound, Need, all_kept_bytes, in_words, needs_tiles, plan, working_bytes
-from webui.engine.stock import GIB
 from webui.engine.workshop import LATENT_PIXELS
 from webui.hardware import device as devices
 from webui.hardware.attention.remembered import Choice, RememberedChoices, installed_versions

@@ -33,7 +33,7 @@ def said(tmp_path, monkeypatch):
     def ask(device, *, compiled, place=Place.KEPT, economy=NOTHING_SAVED, room=True):
         monkeypatch.setattr(workshop_module, "is_compiled", lambda _: compiled)
         workshop = Workshop(CheckpointFolder(tmp_path), Settings, SimpleNamespace(spec=ModelHashes))
-        workshop.stock.device = torch.device(device)
+        workshop.stock.card.device = torch.device(device)
         notices = workshop._record(torch.nn.Linear(1, 1), "sdpa", {"unet": place}, economy, room=lambda: room)
         return (*notices, asked.pop())
 
@@ -82,7 +82,7 @@ def test_a_network_that_comes_layer_by_layer_is_not_compiled(tmp_path, monkeypat
 def test_networks_lie_as_the_trial_for_their_device_says(tmp_path, monkeypatch):
     asked = []
     workshop = Workshop(CheckpointFolder(tmp_path), Settings, SimpleNamespace(spec=ModelHashes))
-    workshop.stock.device = torch.device("cuda", 0)
+    workshop.stock.card.device = torch.device("cuda", 0)
     network = torch.nn.Conv2d(2, 2, 3)
     network.dtype = torch.float32
 

@@ -20,8 +20,8 @@ from webui.core.events import Finished, ImageReady, Notice, Started, Step
 from webui.core.infotext import parse_infotext
 from webui.core.ports import Control
 from webui.core.requests import Generation, Img2Img, Txt2Img
+from webui.engine import card as card_module
 from webui.engine import placement
-from webui.engine import stock as stock_module
 from webui.engine import workshop as workshop_module
 from webui.engine.ladder import Economy, Rung
 from webui.engine.manager import EngineManager
@@ -388,8 +388,8 @@ def with_card(models, monkeypatch):
 
     def engine(free, **settings):
         made = EngineManager(CheckpointFolder(models), lambda: Settings(**settings))
-        made._open_workshop().stock.device = CARD
-        for module in (placement, stock_module):
+        made._open_workshop().stock.card.device = CARD
+        for module in (placement, card_module):
             monkeypatch.setattr(module, "free_bytes", lambda _device: free)
         return made, came
 

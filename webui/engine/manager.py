@@ -114,7 +114,7 @@ class EngineManager:
             if not is_out_of_memory(error):
                 raise
             if self._workshop is not None:
-                self._workshop.stock.release_memory()
+                self._workshop.stock.card.release_memory()
             raise OutOfMemory("Memory ran out; try again, or close other programs.") from error
         finally:
             self._lock.release()
@@ -141,7 +141,7 @@ class EngineManager:
         with lay_out(request, economy=economy, phases=phases) as bench:
             self._status = EngineStatus(
                 phase="ready",
-                device=workshop.stock.device_name,
+                device=workshop.stock.card.name,
                 attention=bench.attention,
                 checkpoint=bench.checkpoint.info.name,
                 memory=bench.memory_plan,
@@ -176,8 +176,8 @@ class EngineManager:
             run,
             start_batch=start_batch,
             economy=self._remembered.of(checkpoint, request),
-            offered=offered(request, offload=workshop.stock.offloads, pipeline=workshop.wants_pipeline(request)),
-            release=workshop.stock.release_memory,
+            offered=offered(request, offload=workshop.stock.card.offloads, pipeline=workshop.wants_pipeline(request)),
+            release=workshop.stock.card.release_memory,
             widen=lambda: workshop.stock.widen_unet(request),
         )
         self._remembered.keep(checkpoint, request, sufficed)
@@ -198,7 +198,7 @@ class EngineManager:
 
     def _out_of_memory(self, request: Request) -> OutOfMemory:
         if self._workshop is not None:
-            self._workshop.stock.release_memory()
+            self._workshop.stock.card.release_memory()
         if isinstance(request, Upscale):
             return OutOfMemory(
                 f"Memory ran out while upscaling by {request.scale:g} with {request.upscaler};"

@@ -110,14 +110,14 @@ class Workshop:
         Raises `CheckpointNotFound`, `UnsupportedModel` or `UserError`; what was loaded before is then still there.
         """
         phases = Phases() if phases is None else phases
-        self.stock.tell_torch()
+        self.stock.card.tell_torch()
         refine = self._refine(request, economy)
         with phases("load"):
             with self.stock.residents.turn(beside_last=beside_last):
                 path, prepared = self.stock.checkpoint(request)
                 vae = self.stock.vae(request, path, prepared)
                 parts = {**prepared.parts, "vae": vae.part}
-                places, economy = self.stock.arrange(parts, request, economy)
+                places, economy = self.stock.card.arrange(parts, request, economy)
                 wish = CHUNKED.name if Rung.CHUNKED in economy else self._settings().attention
                 for_unet = self._choose(prepared.unet_heads, (prepared.checkpoint.unet.dtype,), request, wish)
                 for_vae = self._choose_for_vae(vae.heads, request, wish)
@@ -129,7 +129,7 @@ class Workshop:
             model_hash = self._hashes.short_hash(path)
             vae_hash = str if vae.file is None else self._hashes.short_hash(vae.file)
         checkpoint = dataclasses.replace(prepared.checkpoint, vae=vae.vae)
-        room = functools.partial(self.stock.has_room_to_record, parts, request, economy)
+        room = functools.partial(self.stock.card.has_room_to_record, parts, request, economy)
         with patched(checkpoint.unet, for_unet), patched(checkpoint.vae, for_vae):
             yield Bench(
                 checkpoint=checkpoint,
@@ -154,7 +154,7 @@ class Workshop:
                 render=self._render(prepared.checkpoint.family, prepared.checkpoint),
                 economy=economy,
                 unet_place=places.get("unet", Place.VISITING),
-                memory_plan=self.stock.memory_in_words(parts, places),
+                memory_plan=self.stock.card.memory_in_words(parts, places),
                 prompts=self._prompts,
                 phases=phases,
             )
@@ -172,20 +172,20 @@ class Workshop:
         Of an `economy` it knows the weights that wait in main memory.
         """
         phases = Phases() if phases is None else phases
-        self.stock.tell_torch()
+        self.stock.card.tell_torch()
         info = self._folder.checkpoint(request.checkpoint)
         require_words_alone(request, info.name)
         path = self._folder.path(info.name)
 
         with phases("load"), self.stock.residents.turn():
             prepared = self.stock.pipeline(path, info)
-            places = self.stock.arrange_pipeline(prepared, request, economy)
+            places = self.stock.card.arrange_pipeline(prepared.parts, request, economy)
         yield PipelineBench(
             checkpoint=prepared.checkpoint,
             model_hash=self._hashes.short_hash(path),
             device=self.stock.device,
             places=places,
-            memory_plan=self.stock.memory_in_words(prepared.parts, places),
+            memory_plan=self.stock.card.memory_in_words(prepared.parts, places),
             render=self._render(type(prepared.checkpoint.pipeline).__name__, prepared.checkpoint),
             phases=phases,
         )

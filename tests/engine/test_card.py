@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from webui.checkpoints.scan import CheckpointFolder
 from webui.core.requests import Txt2Img
-from webui.engine import stock as stock_module
+from webui.engine import card as card_module
+from webui.engine.card import Card
 from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
 from webui.engine.placement import ModulePart, bytes_on_device
 from webui.engine.plan import Place
-from webui.engine.residents import Resident
-from webui.engine.stock import Stock
+from webui.engine.residents import Resident, Residents
 from webui.settings.schema import Settings
 
 CARD_BYTES = 1000
@@ -24,35 +23,36 @@ def settings():
 
 
 @pytest.fixture
-def card(tmp_path, monkeypatch, settings):
-    """A stock whose card has `CARD_BYTES`, where work takes nothing."""
-    stock = Stock(CheckpointFolder(tmp_path), lambda: Settings(**settings))
-    stock.device = torch.device("meta")
+def card(monkeypatch, settings):
+    """A card of `CARD_BYTES`, where work takes nothing."""
+    residents = Residents(lambda: 2**40, lambda: None)
+    card = Card(residents, lambda: Settings(**settings))
+    card.device = torch.device("meta")
 
     def move(module, device):
         module.to_empty(device=device)
 
     def free(_device):
-        parts = [part for resident in stock.residents.all() for part in resident.parts.values()]
+        parts = [part for resident in residents.all() for part in resident.parts.values()]
         return CARD_BYTES - bytes_on_device(parts)
 
     monkeypatch.setattr("webui.engine.placement.move", move)
-    monkeypatch.setattr(stock_module, "move", move)
-    monkeypatch.setattr(stock_module, "free_bytes", free)
-    monkeypatch.setattr(stock_module, "working_bytes", lambda _name, **_: 0)
-    return stock
+    monkeypatch.setattr(card_module, "move", move)
+    monkeypatch.setattr(card_module, "free_bytes", free)
+    monkeypatch.setattr(card_module, "working_bytes", lambda _name, **_: 0)
+    return card
 
 
-def use(stock, name, *, economy=NOTHING_SAVED, **sizes):
+def use(card, name, *, economy=NOTHING_SAVED, **sizes):
     """One request for the model `name`, its components in bytes (multiples of 4)."""
 
     def load():
         parts = {part: ModulePart.of(nn.Linear(size // 4, 1, bias=False)) for part, size in sizes.items()}
         return Resident(name=name, parts=parts, model=None)
 
-    with stock.residents.turn():
-        resident = stock.residents.get(name, load, expected_bytes=0)
-        stock.last_places, stock.last_economy = stock.arrange(resident.parts, REQUEST, economy)
+    with card._residents.turn():
+        resident = card._residents.get(name, load, expected_bytes=0)
+        card.last_places, card.last_economy = card.arrange(resident.parts, REQUEST, economy)
     return resident.parts
 
 
@@ -86,10 +86,10 @@ def test_the_setting_is_a_limit(card, settings):
 
 def test_a_checkpoint_is_loaded_to_where_there_is_room(card):
     first = use(card, "first", unet=400)
-    assert card._home(600) == card.device
-    assert card._home(1000) == card.device
+    assert card.home(600) == card.device
+    assert card.home(1000) == card.device
     assert on_card(first) == []
-    assert card._home(1001) == torch.device("cpu")
+    assert card.home(1001) == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_a_vae_whose_work_does_not_fit_works_in_tiles(card, monkeypatch):
     def working_bytes(name, *, pixels, batch_size):
         return work.get(name, 0) if pixels > 256**2 else 0
 
-    monkeypatch.setattr(stock_module, "VAE_TILE", 256)
-    monkeypatch.setattr(stock_module, "working_bytes", working_bytes)
+    monkeypatch.setattr(card_module, "VAE_TILE", 256)
+    monkeypatch.setattr(card_module, "working_bytes", working_bytes)
     parts = use(card, "large", unet=600, vae=200)
     assert card.last_economy == Economy(frozenset({Rung.TILED}))
     assert on_card(parts) == ["unet", "vae"]
@@ -124,10 +124,10 @@ def test_a_vae_whose_work_does_not_fit_works_in_tiles(card, monkeypatch):
 def recordings(card, monkeypatch):
     """How many bytes recorded calls keep on the card, by the module they are of."""
     held = {}
-    free = stock_module.free_bytes
-    monkeypatch.setattr(stock_module, "free_bytes", lambda device: free(device) - sum(held.values()))
-    monkeypatch.setattr(stock_module, "recorded_bytes", lambda module: held.get(module, 0))
-    monkeypatch.setattr(stock_module, "set_recorded", lambda module, *, wanted: held.pop(module, None))
+    free = card_module.free_bytes
+    monkeypatch.setattr(card_module, "free_bytes", lambda device: free(device) - sum(held.values()))
+    monkeypatch.setattr(card_module, "recorded_bytes", lambda module: held.get(module, 0))
+    monkeypatch.setattr(card_module, "set_recorded", lambda module, *, wanted: held.pop(module, None))
     return held
 
 
@@ -137,10 +137,10 @@ def test_recordings_give_way_to_work_after_other_models_did(card, recordings, mo
     recordings[parts["unet"].module] = 200
     use(card, "large")
     assert len(recordings) == len(on_card(other)) == 1
-    monkeypatch.setattr(stock_module, "working_bytes", lambda _name, **_: 350)
+    monkeypatch.setattr(card_module, "working_bytes", lambda _name, **_: 350)
     use(card, "large")
     assert (len(recordings), on_card(other)) == (1, [])
-    monkeypatch.setattr(stock_module, "working_bytes", lambda _name, **_: 450)
+    monkeypatch.setattr(card_module, "working_bytes", lambda _name, **_: 450)
     use(card, "large")
     assert not recordings
     assert on_card(parts) == ["unet"]
@@ -149,7 +149,7 @@ def test_recordings_give_way_to_work_after_other_models_did(card, recordings, mo
 def test_there_is_room_to_record_where_the_others_can_still_work(card, recordings, monkeypatch):
     parts = use(card, "small", unet=400, vae=200)
     work = {"unet": 100, "vae": 300}
-    monkeypatch.setattr(stock_module, "working_bytes", lambda name, **_: work[name])
+    monkeypatch.setattr(card_module, "working_bytes", lambda name, **_: work[name])
     assert card.has_room_to_record(parts, REQUEST, NOTHING_SAVED)
     recordings[parts["unet"].module] = 100  # as they are now those of the same size
     assert card.has_room_to_record(parts, REQUEST, NOTHING_SAVED)
@@ -158,7 +158,7 @@ def test_there_is_room_to_record_where_the_others_can_still_work(card, recording
 
 
 def test_memory_that_ran_out_takes_all_recordings_along(card, recordings, monkeypatch):
-    monkeypatch.setattr(stock_module, "give_back", lambda _device: None)
+    monkeypatch.setattr(card_module, "give_back", lambda _device: None)
     parts = use(card, "small", unet=400)
     recordings[parts["unet"].module] = 100
     card.release_memory()

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from webui.core.errors import ResourceError, UserError
-from webui.database.opening import open_database, reading, writing
+from webui.database.opening import MIGRATIONS, open_database, reading, writing
 from webui.database.tables import images, jobs, metadata, request_pictures
 
 
@@ -123,3 +127,19 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path):
     connection.close()
     with pytest.raises(UserError, match="another version of Atelier"):
         open_database(path)
+
+
+def test_a_database_that_is_not_behind_is_opened_without_alembic(tmp_path):
+    path = tmp_path / "atelier.sqlite"
+    open_database(path).dispose()
+    code = (
+        "import sys; from pathlib import Path; from webui.database.opening import open_database\n"
+        f"open_database(Path({str(path)!r})).dispose(); assert 'alembic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_names_of_migrations_begin_with_their_numbers():
+    scripts = list(ScriptDirectory(str(MIGRATIONS)).walk_revisions())
+    assert all(Path(script.path).name.startswith(f"{script.revision}_") for script in scripts)
+    assert scripts[0].revision == max(script.revision for script in scripts)

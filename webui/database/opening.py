@@ -13,10 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util.exc import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool
 
@@ -38,15 +35,10 @@ def open_database(url_or_path: str | Path | URL, *, busy_timeout_s: float = 30.0
     try:
         engine = _sqlite(url, busy_timeout_s) if url.get_backend_name() == "sqlite" else create_engine(url)
         try:
-            _migrate(engine)
+            _migrate(engine, shown)
         except BaseException:
             engine.dispose()
             raise
-    except CommandError as error:
-        raise UserError(
-            f"The database {shown} was made by another version of Atelier ({error}); update Atelier, or start it with"
-            " another data folder."
-        ) from error
     except (DatabaseError, OSError) as error:
         reason = error.orig if isinstance(error, DatabaseError) else error
         raise ResourceError(
@@ -110,10 +102,26 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _migrate(engine: Engine) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
+def _migrate(engine: Engine, shown: str) -> None:
     with writing(engine) as connection:  # one transaction, so two servers starting at once take turns
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        if _is_newest(connection):
+            return
+        from alembic.util.exc import CommandError
+
+        from webui.database.migrating import migrate
+
+        try:
+            migrate(connection)
+        except CommandError as error:
+            raise UserError(
+                f"The database {shown} was made by another version of Atelier ({error}); update Atelier, or start it"
+                " with another data folder."
+            ) from error
+
+
+def _is_newest(connection: Connection) -> bool:
+    """Whether the database says that it was brought to the last of the migrations, whose names begin with a number."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    newest = max(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [newest]

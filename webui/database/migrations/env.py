@@ -1,4 +1,4 @@
-"""Run by Alembic for every command: migrates on the connection that `webui.database.opening` hands over."""
+"""Run by Alembic for every command: migrates on the connection that `webui.database.migrating` hands over."""
 
 from __future__ import annotations
 

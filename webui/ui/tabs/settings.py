@@ -36,7 +36,7 @@ _PRECISION = (
     ("float16, for graphics cards", "float16"),
 )
 _WEIGHTS = (
-    ("As it computes", "full"),
+    ("As it computes; GGUF as in its file", "full"),
     ("fp8, half the size", "fp8"),
     ("int8, half the size, more exact", "int8"),
     ("nf4, a quarter", "nf4"),

@@ -8,9 +8,12 @@ a side and round, in changing order, after one that warms up. They read one diff
 published shapes. *engine* is `EngineManager.generate`; *floor* is the text encoders once, a UNet call a step at twice
 the batch and one VAE decode by the engine's own modules and attention, on inputs made beforehand; *diffusers* is its
 pipeline with the same sampler and torch's fused attention; *compiled* is the same with its UNet's repeated blocks
-compiled. it/s count the steps alone, seconds the whole picture, both as medians; peak memory is the card's on CUDA,
-else the process's. All compute in one precision: what the setting "auto" takes, or what is asked for. Without a card
-the default is one case that a small machine can hold.
+compiled, and *engine-compiled* the engine with its setting Compile. On a card there is *engine-small* too, the engine
+within little video memory (SD 1.5 in 2 GiB, SDXL in 4), which tells what that costs.
+
+it/s count the steps alone, seconds the whole picture, both as medians; peak memory is the card's on CUDA, else the
+process's. All compute in one precision: what the setting "auto" takes, or what is asked for. Without a card the default
+is one case that a small machine can hold.
 """
 
 from __future__ import annotations
@@ -41,20 +44,24 @@ SAMPLER = "DPM++ 2M"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is drawn: the shapes of the weights, the picture's side in pixels, pictures at once, steps, precision."""
+    """What is drawn: the shapes of the weights, the picture's side in pixels, pictures at once, steps.
+
+    `small_gib` is the video memory of the side that has little of it, `precision` a value of that setting.
+    """
 
     shapes: str
     side: int
     batch: int
     steps: int
+    small_gib: float
     precision: str = "auto"
 
 
 CASES = {
-    "sd15-256": Case(shapes="sd15", side=256, batch=1, steps=2),
-    "sd15-512": Case(shapes="sd15", side=512, batch=1, steps=30),
-    "sd15-512x8": Case(shapes="sd15", side=512, batch=8, steps=30),
-    "sdxl-1024": Case(shapes="sdxl", side=1024, batch=1, steps=30),
+    "sd15-256": Case(shapes="sd15", side=256, batch=1, steps=2, small_gib=2),
+    "sd15-512": Case(shapes="sd15", side=512, batch=1, steps=30, small_gib=2),
+    "sd15-512x8": Case(shapes="sd15", side=512, batch=8, steps=30, small_gib=2),
+    "sdxl-1024": Case(shapes="sdxl", side=1024, batch=1, steps=30, small_gib=4),
 }
 
 
@@ -167,8 +174,8 @@ def _wait(device: Any) -> None:
         torch.cuda.synchronize(device)
 
 
-def engine_side(folder: Path, case: Case) -> Draw:
-    """The engine, without previews."""
+def engine_side(folder: Path, case: Case, **settings: Any) -> Draw:
+    """The engine, without previews, under `settings`."""
     from webui.checkpoints.scan import CheckpointFolder
     from webui.core.events import Finished
     from webui.core.ports import Control
@@ -176,7 +183,8 @@ def engine_side(folder: Path, case: Case) -> Draw:
     from webui.engine.manager import EngineManager
     from webui.settings.schema import Settings
 
-    engine = EngineManager(CheckpointFolder(folder), lambda: Settings(precision=case.precision))
+    settings["precision"] = case.precision
+    engine = EngineManager(CheckpointFolder(folder), lambda: Settings(**settings))
     request = Txt2Img(
         prompt=PROMPT, checkpoint=case.shapes, sampler=SAMPLER, steps=case.steps, width=case.side, height=case.side,
         cfg_scale=CFG_SCALE, batch_size=case.batch, seed=1,
@@ -294,6 +302,8 @@ def diffusers_side(folder: Path, case: Case, *, compiled: bool = False) -> Draw:
 
 SIDES: dict[str, Callable[[Path, Case], Draw]] = {
     "engine": engine_side,
+    "engine-compiled": lambda folder, case: engine_side(folder, case, compile=True),
+    "engine-small": lambda folder, case: engine_side(folder, case, video_memory_gib=case.small_gib),
     "floor": floor_side,
     "diffusers": diffusers_side,
     "compiled": lambda folder, case: diffusers_side(folder, case, compiled=True),
@@ -391,8 +401,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=0, help="instead of the case's own")
     parser.add_argument("--precision", default="auto", choices=PRECISIONS)
-    parser.add_argument("--side", action="append", choices=SIDES, help="beside the engine; default: floor, diffusers")
-    parser.add_argument("--compiled", action="store_true", help="with compiled diffusers, which warms up for minutes")
+    parser.add_argument("--side", action="append", choices=SIDES, help="beside the engine")
+    parser.add_argument("--compiled", action="store_true", help="with what is compiled, which warms up for minutes")
     parser.add_argument("--folder", type=Path, help="where to keep the weights (default: a temporary folder)")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one line of JSON a case at the end")
@@ -407,7 +417,9 @@ def main() -> None:
     import torch
 
     default = ["sd15-512", "sd15-512x8", "sdxl-1024"] if torch.cuda.is_available() else ["sd15-256"]
-    beside = options.side or ["floor", "diffusers", *(["compiled"] if options.compiled else [])]
+    small = ["engine-small"] if torch.cuda.is_available() else []
+    compiled = ["compiled", "engine-compiled"] if options.compiled else []
+    beside = options.side or ["floor", "diffusers", *small, *compiled]
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.case or default:
@@ -415,12 +427,12 @@ def main() -> None:
             result = measure(options.folder or Path(temporary), name, case_of(name), names, options.rounds)
             results.append(result)
             print(f"{name}, {result['steps']} steps, batch {result['batch']}, precision {result['precision']}")
-            print(f"{'side':<12}{'it/s':>9}{'seconds':>10}{'peak MB':>10}{'engine over it':>17}")
+            print(f"{'side':<16}{'it/s':>9}{'seconds':>10}{'peak MB':>10}{'engine over it':>17}")
             for side in names:
                 row = result[side]
                 over = result["speed_over"].get(side)
                 shown = "" if over is None else f"{over:.3f}"
-                print(f"{side:<12}{row['it_per_s']:>9.2f}{row['seconds']:>10.2f}{row['peak_mb']:>10}{shown:>17}")
+                print(f"{side:<16}{row['it_per_s']:>9.2f}{row['seconds']:>10.2f}{row['peak_mb']:>10}{shown:>17}")
     if options.json:
         for result in results:
             print(json.dumps(result))

@@ -115,7 +115,7 @@ def test_a_setting_that_does_not_work_is_told(folders, untried):
 
 def test_a_precision_that_does_not_work_is_told(folders, untried):
     told = doctor.examine(folders, Settings(precision="float16"))["Precision"]
-    assert "no float16 to speak of" in told["setting"]
+    assert "float16 is for graphics cards" in told["setting"]
     assert told["checkpoints"].startswith("float32")
 
 

@@ -52,9 +52,9 @@ def test_a_precision_that_is_asked_for_is_taken(monkeypatch, name):
 def test_a_precision_that_the_device_lacks_is_refused_in_a_sentence(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "GTX 1080")
-    with pytest.raises(UserError, match=r"no float16 to speak of; choose bfloat16"):
+    with pytest.raises(UserError, match=r"float16 is for graphics cards.* choose bfloat16"):
         device.choose_dtype(torch.device("cpu"), "float16")
-    with pytest.raises(UserError, match=r"GTX 1080 does not compute in bfloat16; choose float16"):
+    with pytest.raises(UserError, match=r"GTX 1080 does not compute in the precision bfloat16; choose float16"):
         device.choose_pipeline_dtype(torch.device("cuda"), "bfloat16")
 
 

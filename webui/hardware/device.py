@@ -43,9 +43,9 @@ def choose_dtype(device: torch.device, precision: str = AUTOMATIC) -> torch.dtyp
 def why_not(precision: str, device: torch.device) -> str:
     """Why networks cannot compute in `precision` on `device`, as a sentence; "" where they can."""
     if precision == "float16" and device.type == "cpu":
-        return "Processors have no float16 to speak of; choose bfloat16 or float32."
+        return "The precision float16 is for graphics cards, and this computes on the CPU; choose bfloat16 or float32."
     if precision == "bfloat16" and device.type == "cuda" and not _card_has_bfloat16():
-        return f"{describe(device)} does not compute in bfloat16; choose float16 or float32."
+        return f"{describe(device)} does not compute in the precision bfloat16; choose float16 or float32."
     return ""
 
 

@@ -22,7 +22,7 @@ from webui.core.geometry import Size
 from webui.core.paths import Folders
 from webui.engine.bench import VAE_TILE
 from webui.engine.card import GIB
-from webui.engine.plan import NETWORKS, Bound, Need, all_kept_bytes, in_words, needs_tiles, plan, working_bytes
+from webui.engine.plan import NETWORKS, Bound, all_kept_bytes, in_words, needs_of, needs_tiles, plan
 from webui.engine.workshop import LATENT_PIXELS
 from webui.hardware import device as devices
 from webui.hardware.attention.remembered import Choice, RememberedChoices, installed_versions
@@ -82,14 +82,19 @@ EXAMPLES = (
 def examine(folders: Folders, settings: Settings, *, nvidia: Path = _NVIDIA) -> Report:
     """The report, section by section. `nvidia` is the file in which Linux's driver says its version."""
     device = devices.choose_device()
-    usable = not devices.why_not(settings.precision, device)
-    dtype = devices.choose_dtype(device, settings.precision if usable else devices.AUTOMATIC)
+    refused = devices.why_not(settings.precision, device)
+    precision = devices.AUTOMATIC if refused else settings.precision
+    dtype = devices.choose_dtype(device, precision)
     limit(device, int(settings.video_memory_gib * GIB))
     remembered = RememberedChoices(folders.attention_choices)
     selector = AttentionSelector(remembered)
     return {
         "Device": _device(device),
-        "Precision": _precision(device, dtype, settings),
+        "Precision": {
+            **({"setting": refused} if refused else {}),
+            **_precision(device, dtype, precision),
+            "the network's weights": why_not_packed(settings.weights, device) or settings.weights,
+        },
         **{
             f"Attention for {each.name} at {each.size}": _attention(selector, device, dtype, each, settings)
             for each in EXAMPLES
@@ -128,19 +133,15 @@ def _device(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def _precision(device: torch.device, dtype: torch.dtype, settings: Settings) -> dict[str, Any]:
+def _precision(device: torch.device, dtype: torch.dtype, precision: str) -> dict[str, str]:
     wider = devices.wider_dtype(dtype, device)
-    refused = devices.why_not(settings.precision, device)
-    precision = devices.AUTOMATIC if refused else settings.precision
     told = f"; a network that overflows goes on in {_name(wider)}" if wider else ""
     if device.type == "cpu" and dtype == torch.float32 and precision == devices.AUTOMATIC:
         told = "; this processor does not multiply in bfloat16, which would be faster"
     return {
-        **({"setting": refused} if refused else {}),
         "checkpoints": _name(dtype) + told,
         "pipelines": _name(devices.choose_pipeline_dtype(device, precision)),
         "upscalers": _name(devices.choose_picture_dtype(device, precision)),
-        "the network's weights": why_not_packed(settings.weights, device) or settings.weights,
     }
 
 
@@ -161,13 +162,11 @@ def _attention(
 def _plan(device: torch.device, dtype: torch.dtype, example: Example, settings: Settings) -> str:
     """What stays where, with what is free now, for one picture of the example's own size."""
     pixels = example.size.area
-    needs = {
-        name: Need(
-            weight_bytes=int(millions * 1e6 * _bytes_per_weight(name, dtype, settings)),
-            working_bytes=working_bytes(name, pixels=pixels, batch_size=1),
-        )
+    weights = {
+        name: int(millions * 1e6 * _bytes_per_weight(name, dtype, settings))
         for name, millions in example.millions.items()
     }
+    needs = needs_of(weights, pixels=pixels, batch_size=1)
     free = free_bytes(device)
     wanted = f"{_gib(all_kept_bytes(needs))} wanted, {_gib(free)} free"
     if device.type == "cpu":
@@ -175,11 +174,9 @@ def _plan(device: torch.device, dtype: torch.dtype, example: Example, settings: 
         return f"everything in main memory, {wanted}" if fits else f"too little main memory: {wanted}"
     tiles = needs_tiles(needs["vae"], free_bytes=free)
     if tiles:
-        work = working_bytes("vae", pixels=min(pixels, VAE_TILE**2), batch_size=1)
-        needs["vae"] = Need(weight_bytes=needs["vae"].weight_bytes, working_bytes=work)
+        needs = needs_of(weights, pixels=pixels, batch_size=1, vae_pixels=min(pixels, VAE_TILE**2))
     places = plan(needs, free_bytes=free, bound=Bound(settings.video_memory_use))
-    words = in_words(places, {name: need.weight_bytes for name, need in needs.items()})
-    return f"{words}{'; the VAE in tiles' if tiles else ''} ({wanted})"
+    return f"{in_words(places, weights)}{'; the VAE in tiles' if tiles else ''} ({wanted})"
 
 
 def _speed(

@@ -24,6 +24,24 @@ def diffusers():
 
 
 @pytest.fixture(scope="session")
+def make_depth_network(diffusers):
+    """make_depth_network() gives a small depth network of random weights, without MiDaS' convolutions before it."""
+    from transformers import DPTConfig, DPTForDepthEstimation
+
+    config = DPTConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=24,
+        image_size=64,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+    )
+    return lambda: DPTForDepthEstimation(config).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
 def betas():
     return {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 

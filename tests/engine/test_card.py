@@ -6,6 +6,7 @@ from torch import nn
 
 from webui.core.requests import Txt2Img
 from webui.engine import card as card_module
+from webui.engine import plan as plan_module
 from webui.engine.card import Card
 from webui.engine.ladder import NOTHING_SAVED, Economy, Rung
 from webui.engine.placement import ModulePart, bytes_on_device
@@ -39,7 +40,7 @@ def card(monkeypatch, settings):
     monkeypatch.setattr("webui.engine.placement.move", move)
     monkeypatch.setattr(card_module, "move", move)
     monkeypatch.setattr(card_module, "free_bytes", free)
-    monkeypatch.setattr(card_module, "working_bytes", lambda _name, **_: 0)
+    monkeypatch.setattr(plan_module, "working_bytes", lambda _name, **_: 0)
     return card
 
 
@@ -114,7 +115,7 @@ def test_a_vae_whose_work_does_not_fit_works_in_tiles(card, monkeypatch):
         return work.get(name, 0) if pixels > 256**2 else 0
 
     monkeypatch.setattr(card_module, "VAE_TILE", 256)
-    monkeypatch.setattr(card_module, "working_bytes", working_bytes)
+    monkeypatch.setattr(plan_module, "working_bytes", working_bytes)
     parts = use(card, "large", unet=600, vae=200)
     assert card.last_economy == Economy(frozenset({Rung.TILED}))
     assert on_card(parts) == ["unet", "vae"]
@@ -137,10 +138,10 @@ def test_recordings_give_way_to_work_after_other_models_did(card, recordings, mo
     recordings[parts["unet"].module] = 200
     use(card, "large")
     assert len(recordings) == len(on_card(other)) == 1
-    monkeypatch.setattr(card_module, "working_bytes", lambda _name, **_: 350)
+    monkeypatch.setattr(plan_module, "working_bytes", lambda _name, **_: 350)
     use(card, "large")
     assert (len(recordings), on_card(other)) == (1, [])
-    monkeypatch.setattr(card_module, "working_bytes", lambda _name, **_: 450)
+    monkeypatch.setattr(plan_module, "working_bytes", lambda _name, **_: 450)
     use(card, "large")
     assert not recordings
     assert on_card(parts) == ["unet"]
@@ -149,7 +150,7 @@ def test_recordings_give_way_to_work_after_other_models_did(card, recordings, mo
 def test_there_is_room_to_record_where_the_others_can_still_work(card, recordings, monkeypatch):
     parts = use(card, "small", unet=400, vae=200)
     work = {"unet": 100, "vae": 300}
-    monkeypatch.setattr(card_module, "working_bytes", lambda name, **_: work[name])
+    monkeypatch.setattr(plan_module, "working_bytes", lambda name, **_: work[name])
     assert card.has_room_to_record(parts, REQUEST, NOTHING_SAVED)
     recordings[parts["unet"].module] = 100  # as they are now those of the same size
     assert card.has_room_to_record(parts, REQUEST, NOTHING_SAVED)

@@ -21,23 +21,11 @@ TASK = {"prompt": "a red circle", "steps": 2, "width": 64, "height": 64, "seed":
 
 
 @pytest.fixture(scope="module")
-def network(diffusers):
+def network(make_depth_network):
     """A depth network without MiDaS' convolutions before it: the sizes of pictures are what matters here."""
-    from transformers import DPTConfig, DPTForDepthEstimation
-
-    config = DPTConfig(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=24,
-        image_size=64,
-        backbone_out_indices=[0, 1, 2, 3],
-        neck_hidden_sizes=[8, 8, 8, 8],
-        fusion_hidden_size=8,
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(8)
-        network = DPTForDepthEstimation(config).eval().requires_grad_(False)
+        network = make_depth_network()
         # As they are made, its weights make the same depth everywhere.
         for weight in network.parameters():
             torch.nn.init.normal_(weight, std=0.3)

@@ -237,8 +237,10 @@ def other_input(tiny, diffusers, channels, **changes):
     ],
     ids=["inpaint", "edit", "depth"],
 )
-def test_models_that_see_more_are_those_of_the_cpu(kind, channels, request_, bench, card, tiny, diffusers):
-    depth = depth_network() if kind == "depth" else None
+def test_models_that_see_more_are_those_of_the_cpu(
+    kind, channels, request_, bench, card, tiny, diffusers, make_depth_network
+):
+    depth = make_depth_network() if kind == "depth" else None
     checkpoint = other_input(tiny, diffusers, channels, input=kind, depth=depth)
     check(request_, dataclasses.replace(bench, checkpoint=checkpoint), card, on_card(checkpoint))
 
@@ -249,22 +251,6 @@ def test_networks_in_few_bits_are_those_of_the_cpu(weights, bench, card, tiny):
     pack_weights(checkpoint.unet, weights)
     request = Txt2Img(prompt="a cat", seed=3, steps=1, **SIZE)
     check(request, dataclasses.replace(bench, checkpoint=checkpoint), card, on_card(checkpoint))
-
-
-def depth_network():
-    from transformers import DPTConfig, DPTForDepthEstimation
-
-    config = DPTConfig(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=24,
-        image_size=64,
-        backbone_out_indices=[0, 1, 2, 3],
-        neck_hidden_sizes=[8, 8, 8, 8],
-        fusion_hidden_size=8,
-    )
-    return DPTForDepthEstimation(config).eval().requires_grad_(False)
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from webui.core.catalogue import PRECISIONS
 from webui.core.errors import UserError
 from webui.hardware import device, memory
 from webui.hardware.device import multiplies_bfloat16
@@ -47,6 +48,10 @@ def test_a_precision_that_is_asked_for_is_taken(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: True)
     card = torch.device("cuda")
     assert device.choose_dtype(card, name) == device.choose_pipeline_dtype(card, name) == getattr(torch, name)
+
+
+def test_the_catalogue_has_every_precision():
+    assert {device.AUTOMATIC, *device._DTYPES} == set(PRECISIONS)
 
 
 def test_a_precision_that_the_device_lacks_is_refused_in_a_sentence(monkeypatch):

@@ -24,10 +24,10 @@ from webui.engine.plan import (
     Place,
     all_kept_bytes,
     in_words,
+    needs_of,
     needs_tiles,
     plan,
     weights_in_words,
-    working_bytes,
 )
 from webui.engine.residents import Resident, Residents
 from webui.hardware.device import choose_device, describe, set_fast_arithmetic
@@ -178,14 +178,8 @@ class Card:
 def _needs(parts: Mapping[str, ModulePart], request: DiffusionRequest, economy: Economy) -> dict[str, Need]:
     """What each of `parts` takes on the device at the size of `request`, its VAE in tiles where `economy` says so."""
     pixels = largest_size(request).area
-    seen = {"vae": min(pixels, VAE_TILE**2)} if Rung.TILED in economy else {}
-    return {
-        name: Need(
-            weight_bytes=part.weight_bytes,
-            working_bytes=working_bytes(name, pixels=seen.get(name, pixels), batch_size=request.batch_size),
-        )
-        for name, part in parts.items()
-    }
+    vae_pixels = min(pixels, VAE_TILE**2) if Rung.TILED in economy else None
+    return needs_of(_weight_bytes_of(parts), pixels=pixels, batch_size=request.batch_size, vae_pixels=vae_pixels)
 
 
 def _weight_bytes_of(parts: Mapping[str, ModulePart]) -> dict[str, int]:

@@ -60,6 +60,20 @@ def working_bytes(component: str, *, pixels: int, batch_size: int) -> int:
     return _LEAST_WORKING_BYTES
 
 
+def needs_of(
+    weight_bytes: Mapping[str, int], *, pixels: int, batch_size: int, vae_pixels: int | None = None
+) -> dict[str, Need]:
+    """What components (bytes of weights by name) need at `pixels` a picture, of which the VAE sees `vae_pixels` at once."""
+    seen = {} if vae_pixels is None else {"vae": vae_pixels}
+    return {
+        name: Need(
+            weight_bytes=weights,
+            working_bytes=working_bytes(name, pixels=seen.get(name, pixels), batch_size=batch_size),
+        )
+        for name, weights in weight_bytes.items()
+    }
+
+
 def needs_tiles(vae: Need, *, free_bytes: int) -> bool:
     """Whether a VAE cannot work on whole pictures with `free_bytes`, even if nothing else is on the device."""
     return vae.working_bytes > _LEAST_WORKING_BYTES and vae.weight_bytes + vae.working_bytes > free_bytes

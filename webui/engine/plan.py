@@ -63,7 +63,7 @@ def working_bytes(component: str, *, pixels: int, batch_size: int) -> int:
 def needs_of(
     weight_bytes: Mapping[str, int], *, pixels: int, batch_size: int, vae_pixels: int | None = None
 ) -> dict[str, Need]:
-    """What components (bytes of weights by name) need at `pixels` a picture, of which the VAE sees `vae_pixels` at once."""
+    """What components (bytes of weights by name) need at `pixels` a picture, its VAE at `vae_pixels` where given."""
     seen = {} if vae_pixels is None else {"vae": vae_pixels}
     return {
         name: Need(
